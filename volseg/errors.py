@@ -1,0 +1,53 @@
+"""The error tree of volseg.
+
+Every message names the file, what is wrong with it (with the tag, value or number), and what to do about it, on one line. The command line prints the message and exits with
+``exit_code``; a traceback appears only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+
+class VolsegError(Exception):
+    """Base of every error volseg raises on purpose.
+
+    Attributes
+    ----------
+    exit_code : int
+        Exit status of the command line: 2 for bad input or usage, 1 for anything else.
+    """
+
+    exit_code = 1
+
+
+class InputError(VolsegError):
+    """A file, folder or argument the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class GeometryError(InputError):
+    """The voxels of a scan cannot be placed in space without guessing (gap, tilt, shear, duplicate positions, mismatched grids)."""
+
+
+class SeriesError(InputError):
+    """A DICOM folder holds no usable series, or more than one and none was chosen."""
+
+
+class BundleError(InputError):
+    """A MONAI bundle is missing, incomplete, or disagrees with its weights."""
+
+
+class DatasetError(InputError):
+    """A dataset or datalist is missing, malformed, or disagrees with its files."""
+
+
+class OutputError(InputError):
+    """The place the user named for the output cannot be written to."""
+
+
+class WriteError(VolsegError):
+    """Writing failed half way (disk full, I/O error); nothing half-written was left behind."""
+
+
+class DeviceError(InputError):
+    """The requested device is not available on this machine."""

@@ -1,1 +1,22 @@
-"""."""
+"""MONAI bundles: find them, read what they say about themselves, load their weights. Imports neither torch nor MONAI until weights are loaded."""
+
+from __future__ import annotations
+
+from volseg.bundle.find import bundle_folders, find_bundle, list_bundles
+from volseg.bundle.read import Bundle, find_config, read_bundle, read_config
+from volseg.bundle.weights import load_weights, mismatch, read_state_dict, weights_path, weights_sha256
+
+__all__ = [
+    "Bundle",
+    "bundle_folders",
+    "find_bundle",
+    "find_config",
+    "list_bundles",
+    "load_weights",
+    "mismatch",
+    "read_bundle",
+    "read_config",
+    "read_state_dict",
+    "weights_path",
+    "weights_sha256",
+]

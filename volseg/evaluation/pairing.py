@@ -1,0 +1,216 @@
+"""Which prediction belongs to which reference, by file name.
+
+The stem is the file name without its image suffix. A prediction's stem is tried in these forms, and the first that names a reference wins:
+
+1. as it is;
+2. without one of the endings ``_seg``, ``_label``, ``_labels``, ``_mask``, ``_pred``;
+3. also without nnU-Net's channel ending ``_0000``;
+4. the unique reference whose stem is the beginning of it, up to an underscore: ``STS_001_CT_seg`` belongs to ``STS_001``.
+
+A reference answers to its stem, to its stem without such an ending, and, in a Decathlon dataset, to the stems of its images. More than one candidate is an error, never a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import DatasetError, InputError
+from volseg.evaluation.labels import label_names_of, read_json
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Files taken as label maps in a folder, longest suffix first."""
+
+STEM_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_pred")
+"""Endings that say "this is a label map" and are not part of the case's name; ``_seg`` is volseg's own."""
+
+NNUNET_ENDING = "_0000"
+"""What nnU-Net puts behind the name of a case's first channel."""
+
+NAMES_SHOWN = 5
+"""An error lists this many file names, then how many more there are."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference label map and the stems it answers to besides its own.
+
+    Parameters
+    ----------
+    path : Path
+        The label map.
+    aliases : tuple of str
+        Stems of its images, from a dataset's ``dataset.json``.
+    """
+
+    path: Path
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class References:
+    """All references of a folder, and the label names it gives, if any."""
+
+    items: tuple[Reference, ...]
+    label_names: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case: a prediction and the reference to compare it with."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pairs in order of case name, and what found no partner."""
+
+    pairs: tuple[Pair, ...]
+    unmatched_predictions: tuple[Path, ...] = ()
+    unmatched_references: tuple[Path, ...] = ()
+
+
+def image_stem(path: Path | str) -> str:
+    """File name without its image suffix: ``scan_seg.nii.gz`` is ``scan_seg``."""
+    name = Path(path).name
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def strip_ending(stem: str) -> str:
+    """The stem without one of ``STEM_ENDINGS``: ``scan_seg`` is ``scan``."""
+    for ending in STEM_ENDINGS:
+        if stem.lower().endswith(ending) and len(stem) > len(ending):
+            return stem[: -len(ending)]
+    return stem
+
+
+def find_label_maps(folder: Path) -> tuple[Path, ...]:
+    """Label maps that lie directly in a folder, sorted by name; hidden files are skipped.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    found = tuple(sorted(p for p in folder.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith(".") and p.is_file()))
+    if not found:
+        msg = f"{folder}: no label maps in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(msg)
+    return found
+
+
+def find_references(folder: Path) -> References:
+    """References of a folder: of a dataset when it holds ``dataset.json`` (Decathlon, or nnU-Net with ``labelsTr``), else the label maps in it.
+
+    Raises
+    ------
+    DatasetError
+        If ``dataset.json`` lists labels that are not there, or none.
+    InputError
+        If the folder holds no label maps, or the JSON is malformed.
+    """
+    description = folder / "dataset.json"
+    if not description.is_file():
+        return References(tuple(Reference(path) for path in find_label_maps(folder)))
+    content = read_json(description)
+    names = label_names_of(content, description)
+    listed = content.get("training")
+    if not listed:
+        return References(tuple(Reference(path) for path in find_label_maps(folder / "labelsTr" if (folder / "labelsTr").is_dir() else folder)), names)
+    items = tuple(_dataset_reference(folder, description, item) for item in listed)
+    return References(items, names)
+
+
+def pair_files(predictions: Sequence[Path], references: Sequence[Reference]) -> Pairing:
+    """Pair label maps by file name; the rules are at the top of this module.
+
+    Raises
+    ------
+    InputError
+        If a prediction fits several references, several predictions fit one reference, or nothing fits.
+    """
+    partners = {prediction: _partner(prediction, references) for prediction in predictions}
+    taken: dict[Path, Path] = {}
+    for prediction, reference in partners.items():
+        if reference is None:
+            continue
+        if reference in taken:
+            msg = f"{reference}: two predictions fit this reference, {taken[reference].name} and {prediction.name}; keep one of them in the folder"
+            raise InputError(msg)
+        taken[reference] = prediction
+    if not taken:
+        msg = (
+            f"no prediction fits a reference by name: predictions {list_names(predictions)}; references {list_names([reference.path for reference in references])}; "
+            "rename them alike (case_seg.nii.gz, case.nii.gz)"
+        )
+        raise InputError(msg)
+    cases = _case_names(list(taken))
+    pairs = sorted((Pair(cases[reference], prediction, reference) for reference, prediction in taken.items()), key=lambda pair: pair.case)
+    return Pairing(
+        tuple(pairs),
+        tuple(prediction for prediction, reference in partners.items() if reference is None),
+        tuple(reference.path for reference in references if reference.path not in taken),
+    )
+
+
+def list_names(paths: Sequence[Path]) -> str:
+    """File names for a message, the first few and how many more."""
+    more = len(paths) - NAMES_SHOWN
+    return ", ".join(path.name for path in paths[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _partner(prediction: Path, references: Sequence[Reference]) -> Path | None:
+    for stem in _forms(image_stem(prediction)):
+        for names in (_full_names, _short_names):
+            fits = [reference.path for reference in references if stem in names(reference)]
+            if fits:
+                return _only(prediction, fits)
+    stem = strip_ending(image_stem(prediction))
+    fits = [reference.path for reference in references if any(stem.startswith(f"{name}_") for name in _short_names(reference))]
+    return _only(prediction, fits) if fits else None
+
+
+def _only(prediction: Path, fits: Sequence[Path]) -> Path:
+    if len(fits) > 1:
+        msg = f"{prediction}: fits {len(fits)} references by name, {list_names(fits)}; rename the prediction after the one it belongs to"
+        raise InputError(msg)
+    return fits[0]
+
+
+def _forms(stem: str) -> list[str]:
+    short = strip_ending(stem)
+    return list(dict.fromkeys([stem, short, short.removesuffix(NNUNET_ENDING) or short]))
+
+
+def _full_names(reference: Reference) -> tuple[str, ...]:
+    return (image_stem(reference.path), *reference.aliases)
+
+
+def _short_names(reference: Reference) -> tuple[str, ...]:
+    return (strip_ending(image_stem(reference.path)), *reference.aliases)
+
+
+def _case_names(references: Sequence[Path]) -> dict[Path, str]:
+    short = [strip_ending(image_stem(path)) for path in references]
+    return {path: name if short.count(name) == 1 else path.name for path, name in zip(references, short, strict=True)}
+
+
+def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
+    if not isinstance(item, Mapping) or not isinstance(item.get("label"), str):
+        msg = f'{description}: an item of "training" names no label: {item!r}; expected {{"image": ..., "label": ...}}'
+        raise DatasetError(msg)
+    path = folder / item["label"]
+    if not path.is_file():
+        msg = f"{description}: the listed label {item['label']} is not there; copy it into the dataset or take it off the list"
+        raise DatasetError(msg)
+    images = item.get("image", [])
+    images = [images] if isinstance(images, str) else images
+    return Reference(path, tuple(image_stem(image) for image in images))

@@ -1,0 +1,87 @@
+"""Evaluations as files: JSON with everything, CSV with one row for each case and label."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import OutputError, WriteError
+from volseg.evaluation.evaluation import Evaluation
+from volseg.evaluation.overlap import Overlap
+from volseg.evaluation.scores import LabelScore
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a JSON document; see :func:`write_text` for how and what is raised."""
+    return write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", path)
+
+
+def write_csv(evaluation: Evaluation, path: Path) -> Path:
+    """Write one row for each case and label; an undefined metric is an empty field. See :func:`write_text` for what is raised."""
+    return write_text(format_csv(evaluation), path)
+
+
+def format_csv(evaluation: Evaluation) -> str:
+    """CSV (RFC 4180 quoting, lines end in a newline) with a header and one row for each case and label; an undefined metric is an empty field."""
+    columns = ["case", *LabelScore(0, "", Overlap(), 0.0).to_dict(), "prediction", "reference"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
+    writer.writeheader()
+    for case in evaluation.cases:
+        paths = {"prediction": case.prediction.path, "reference": case.reference.path}
+        writer.writerows({"case": case.name, **score.to_dict(), **paths} for score in case.scores)
+    return text.getvalue()
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output file that cannot be written, before the work is done rather than after.
+
+    Raises
+    ------
+    OutputError
+        If ``path`` is a folder, or its folder does not exist or cannot be written to.
+    """
+    if path.is_dir():
+        msg = f"{path}: is a folder; name a file for the output"
+        raise OutputError(msg)
+    folder = path.parent
+    if not folder.is_dir():
+        msg = f"{path}: its folder {folder} does not exist; create it or choose another"
+        raise OutputError(msg)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{path}: no permission to write to {folder}; choose another place"
+        raise OutputError(msg)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write UTF-8 text beside ``path``, then rename, so that a reader sees the old file or the whole new one.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written to.
+    WriteError
+        If writing fails half way, e.g. on a full disk; nothing is left behind.
+    """
+    check_output(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            msg = f"{path}: cannot be written ({error.strerror}); choose another place"
+            raise OutputError(msg) from error
+        msg = f"{path}: writing failed ({error.strerror}); nothing was left behind; free some space or choose another place"
+        raise WriteError(msg) from error
+    return path

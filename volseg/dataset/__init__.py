@@ -1,1 +1,8 @@
-"""."""
+"""Labelled scans: datalists, their checks, and folds."""
+
+from __future__ import annotations
+
+from volseg.dataset.datalist import Case, Datalist, read_datalist
+from volseg.dataset.folds import split_fold
+
+__all__ = ["Case", "Datalist", "read_datalist", "split_fold"]

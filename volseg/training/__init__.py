@@ -1,1 +1,7 @@
-"""."""
+"""Run a bundle's training: data in, limits, resume, records."""
+
+from __future__ import annotations
+
+from volseg.training.run import TrainingResult, train
+
+__all__ = ["TrainingResult", "train"]

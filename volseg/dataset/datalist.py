@@ -1,0 +1,147 @@
+"""Read what a dataset holds: a Decathlon folder (``dataset.json``) or a JSON datalist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import DatasetError
+
+MISSING_SHOWN = 3
+"""How many missing files an error names before it only counts."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled scan.
+
+    Attributes
+    ----------
+    images : tuple of Path
+        One file per input channel, in channel order.
+    label : Path
+        Label map on the grid of the first image.
+    fold : int or None
+        Fold the datalist puts the case in, when it says so.
+    """
+
+    images: tuple[Path, ...]
+    label: Path
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Stem of the first image, e.g. ``STS_001_CT`` for ``STS_001_CT.nii.gz``."""
+        return self.images[0].name.split(".", 1)[0]
+
+    def as_item(self) -> dict[str, Any]:
+        """The case as a MONAI data item, ``{"image": path or list of paths, "label": path}``."""
+        images = [str(path) for path in self.images]
+        return {"image": images[0] if len(images) == 1 else images, "label": str(self.label)}
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """The labelled cases of one dataset.
+
+    Attributes
+    ----------
+    path : Path
+        The JSON file.
+    name : str
+        What the dataset calls itself.
+    cases : tuple of Case
+        In the order of the file.
+    labels : mapping of int to str
+        Label value to name; empty when the file does not say.
+    channels : mapping of int to str
+        Channel number to modality; empty when the file does not say.
+    """
+
+    path: Path
+    name: str
+    cases: tuple[Case, ...]
+    labels: Mapping[int, str] = field(default_factory=dict)
+    channels: Mapping[int, str] = field(default_factory=dict)
+
+
+def read_datalist(dataset: str | Path) -> Datalist:
+    """Read a dataset and make sure that every file it names exists.
+
+    Parameters
+    ----------
+    dataset : path
+        A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when there
+        are several channels). Paths are relative to the folder of the JSON file.
+
+    Returns
+    -------
+    Datalist
+
+    Raises
+    ------
+    DatasetError
+        When the file is missing, is not JSON, has no training cases, an item is malformed, or a named file does not exist.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        path = path / "dataset.json"
+    if not path.is_file():
+        msg = f"{path}: there is no such dataset; give a folder with a Decathlon dataset.json, or a JSON datalist with a 'training' list"
+        raise DatasetError(msg)
+    content = _read_json(path)
+    items = content.get("training")
+    if not isinstance(items, list) or not items:
+        msg = f"{path}: there is no 'training' list of labelled cases in it; each item is {{'image': ..., 'label': ...}}"
+        raise DatasetError(msg)
+    cases = tuple(_read_case(item, number, path) for number, item in enumerate(items))
+    _refuse_missing(cases, path)
+    return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), _numbered(content.get("modality")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        msg = f"{path}: not a readable JSON file ({error}); give a Decathlon dataset.json or a JSON datalist"
+        raise DatasetError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: the top level must be an object with a 'training' list, not a {type(content).__name__}"
+        raise DatasetError(msg)
+    return content
+
+
+def _read_case(item: Any, number: int, path: Path) -> Case:
+    if not isinstance(item, dict) or "image" not in item or "label" not in item:
+        msg = f"{path}: training item {number} has no 'image' and 'label'; every training case needs both"
+        raise DatasetError(msg)
+    images: Sequence[Any] = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    if not images or not all(isinstance(name, str) for name in [*images, item["label"]]):
+        msg = f"{path}: training item {number} must name its files as strings, got {item}"
+        raise DatasetError(msg)
+    fold = item.get("fold")
+    if fold is not None and not isinstance(fold, int):
+        msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number"
+        raise DatasetError(msg)
+    base = path.resolve().parent
+    return Case(tuple(base / name for name in images), base / item["label"], fold)
+
+
+def _refuse_missing(cases: Sequence[Case], path: Path) -> None:
+    missing = [file for case in cases for file in (*case.images, case.label) if not file.exists()]
+    if missing:
+        shown = ", ".join(str(file) for file in missing[:MISSING_SHOWN])
+        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
+        msg = f"{path}: {len(missing)} of the files it names do not exist: {shown}{more}; correct the paths (they are relative to the JSON file's folder)"
+        raise DatasetError(msg)
+
+
+def _numbered(names: Any) -> dict[int, str]:
+    """Label or channel names by number; nnU-Net writes ``{name: number}``, the Decathlon ``{number: name}``."""
+    if not isinstance(names, dict):
+        return {}
+    pairs = ((key, value) if str(key).isdigit() else (value, key) for key, value in names.items())
+    return {int(number): str(name) for number, name in pairs if str(number).isdigit()}

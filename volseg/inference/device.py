@@ -1,0 +1,103 @@
+"""Which device and number format to compute with."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from volseg.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+BF16_CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
+"""Linux CPU flags of instruction sets that compute bf16 products; without one, bf16 is emulated and slower than fp32."""
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda[:N]`` or ``mps`` into a device that exists.
+
+    Raises
+    ------
+    DeviceError
+        When the name is unknown or the machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        msg = f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps"
+        raise DeviceError(msg)
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            msg = f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices; use --device cpu, or install a CUDA build of torch and a driver"
+            raise DeviceError(msg)
+        return torch.device("cuda", int(index or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        msg = "device 'mps' is not there; use --device cpu"
+        raise DeviceError(msg)
+    return torch.device(kind)
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (Linux: AMX or AVX512-BF16; elsewhere the answer is no)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return False
+    flags = next((line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), "")
+    return bool(BF16_CPU_FLAGS & set(flags.split()))
+
+
+def select_precision(precision: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Choose the number format of the network: as asked, or for ``auto`` fp16 on CUDA, bf16 on a CPU that computes it, fp32 elsewhere.
+
+    Raises
+    ------
+    DeviceError
+        When the device cannot compute the format asked for.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        msg = "fp16 is for GPUs; use --precision bf16 or fp32 on a CPU"
+        raise DeviceError(msg)
+    if precision == "fp32":
+        return "fp32"
+    if precision == "bf16":
+        return "bf16"
+    if precision == "fp16":
+        return "fp16"
+    msg = f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}"
+    raise DeviceError(msg)
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Context in which the network runs in ``precision`` (nothing to do for fp32)."""
+    import torch
+
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of the processor, e.g. ``"AMD EPYC (2 threads)"`` or the card's name."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    name = "CPU"
+    if cpuinfo.is_file():
+        named = (line.split(":", 1)[1].strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name"))
+        name = next(named, name)
+    return f"{name} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,101 @@
+"""Checkpoints from which a training continues to the same result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import InputError
+
+BEST = "model.pt"
+LAST = "last.pt"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training has come.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs completed.
+    iteration : int
+        Optimiser steps made.
+    elapsed_s : float
+        Wall-clock seconds spent, over all resumed parts.
+    schedule_steps : int
+        Steps the learning-rate scheduler has made.
+    best_metric : float or None
+        Best key metric of a validation so far.
+    best_epoch : int
+        Epoch of that validation.
+    """
+
+    epoch: int = 0
+    iteration: int = 0
+    elapsed_s: float = 0.0
+    schedule_steps: int = 0
+    best_metric: float | None = None
+    best_epoch: int = 0
+
+
+def save_torch(content: Any, path: Path) -> None:
+    """Write with ``torch.save`` beside the target, then rename: the file is complete or absent."""
+    import torch
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_last(path: Path, position: Position, identity: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """Write everything a resumed run needs.
+
+    Parameters
+    ----------
+    path : Path
+        Target, normally ``RUN_DIR/last.pt``.
+    position : Position
+        How far the training is.
+    identity : mapping
+        What must be the same when resuming (bundle, fold, cases).
+    states : mapping
+        ``state_dict`` of the network under ``"model"``, of optimizer, scheduler and scaler under their names.
+    """
+    save_torch({**states, "position": asdict(position), "identity": dict(identity)}, path)
+
+
+def load_last(path: Path, identity: Mapping[str, Any]) -> tuple[Position, dict[str, Any]]:
+    """Read what :func:`save_last` wrote.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or unreadable, or belongs to another training (the message names what differs).
+    """
+    import torch
+
+    if not path.is_file():
+        msg = f"{path}: nothing to resume; leave out --resume to start a new training"
+        raise InputError(msg)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        position = Position(**content["position"])
+        made_for: dict[str, Any] = content["identity"]
+    except Exception as error:
+        msg = f"{path}: not a checkpoint of volseg ({type(error).__name__}); start again in another folder (-o)"
+        raise InputError(msg) from error
+    for key, value in identity.items():
+        if made_for.get(key) != value:
+            msg = f"{path}: made with {key} {made_for.get(key)!r}, but this run has {value!r}; resume with the same settings or choose another folder (-o)"
+            raise InputError(msg)
+    return position, content

@@ -1,0 +1,112 @@
+"""What a run leaves behind beside its weights: the table of epochs and where everything came from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from volseg.training.progress import EpochReport
+
+COLUMNS = ("epoch", "elapsed_s", "train_loss", "learning_rate", "seconds", "steps_per_second")
+REPORTED_PACKAGES = ("volseg", "monai", "torch", "pytorch-ignite", "nibabel", "numpy", "SimpleITK", "pydicom")
+
+
+class MetricsTable:
+    """``metrics.csv``: one row an epoch, always complete on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    keep_epochs : int
+        Rows of an earlier part of the run are kept up to this epoch; later ones were lost with the interruption and are trained again.
+    """
+
+    def __init__(self, path: Path, keep_epochs: int = 0) -> None:
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+        if keep_epochs and path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                self._rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= keep_epochs]
+
+    def add(self, report: EpochReport) -> None:
+        """Append one epoch and write the file."""
+        values = (report.epoch, report.elapsed_s, report.loss, report.learning_rate, report.seconds, report.steps_per_second)
+        row = {name: _short(value) for name, value in zip(COLUMNS, values, strict=True)}
+        self._rows.append(row | {name: _short(value) for name, value in report.metrics.items()})
+        names = [*COLUMNS, *sorted({name for row in self._rows for name in row} - set(COLUMNS))]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target, then rename: the file is complete or absent."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON, complete or not at all."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def provenance(facts: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """Where a run came from: command, software, machine, and the size and time of every file it read.
+
+    Parameters
+    ----------
+    facts : mapping
+        What the run knows of itself (bundle, fold, seed, device, ...).
+    files : sequence of Path
+        Images and labels; identified by size and modification time, since hashing a dataset can take longer than a short training.
+    """
+    return {
+        "command": " ".join(sys.argv),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": software_versions(),
+        **facts,
+        "files": [{"path": str(path), "bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files if path.exists()],
+    }
+
+
+def software_versions(packages: Sequence[str] = REPORTED_PACKAGES) -> dict[str, str]:
+    """Installed version of each package, those that are not installed left out."""
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _short(value: float) -> float | int:
+    return value if isinstance(value, int) else float(f"{value:.6g}")

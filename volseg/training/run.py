@@ -1,0 +1,317 @@
+"""Train a bundle on a dataset, from arguments to a folder with weights and records."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volseg.bundle import Bundle, find_bundle, read_bundle
+from volseg.dataset import Case, read_datalist, split_fold
+from volseg.errors import BundleError, DatasetError, InputError, OutputError
+from volseg.training.checkpoint import BEST, LAST, load_last
+from volseg.training.config import EVALUATOR, TRAINER, RunConfig, prepare_config
+from volseg.training.progress import EpochReport, Reporter, SilentReporter
+from volseg.training.records import MetricsTable, provenance, sha256_of, write_json
+from volseg.training.schedule import Limits
+
+SYNTHETIC = "synthetic"
+"""Name of the built-in dataset."""
+
+SYNTHETIC_CASES = 10
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training gives.
+
+    Attributes
+    ----------
+    run_dir : Path
+        Folder with ``model.pt``, ``last.pt``, ``metrics.csv``, ``config.json``, ``provenance.json`` and TensorBoard events.
+    weights : Path
+        ``model.pt``: the best validated weights, or the last ones where nothing was validated.
+    epochs : int
+        Epochs completed.
+    elapsed_s : float
+        Wall-clock seconds over all parts of the run.
+    stopped_by : str
+        ``"epochs"``, ``"time limit"`` or ``"patience"``.
+    best_metric : float or None
+        Best key validation metric and
+    best_epoch : int
+        its epoch.
+    """
+
+    run_dir: Path
+    weights: Path
+    epochs: int
+    elapsed_s: float
+    stopped_by: str
+    best_metric: float | None
+    best_epoch: int
+
+
+def train(
+    bundle: str | Path,
+    data: str | Path,
+    run_dir: str | Path,
+    *,
+    fold: int | None = 0,
+    epochs: int | None = None,
+    time_limit_s: float | None = None,
+    patience: int | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    into: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainingResult:
+    """Train a bundle by its own ``configs/train.*``.
+
+    Parameters
+    ----------
+    bundle : str or Path
+        Folder or name of a MONAI bundle.
+    data : str or Path
+        Dataset folder or JSON datalist (see :func:`volseg.dataset.read_datalist`), or ``"synthetic"``.
+    run_dir : str or Path
+        Output folder; made when it does not exist. The bundle is not changed unless ``into`` is set.
+    fold : int or None
+        Fold kept for validation; None trains on every case, and the last weights are the result.
+    epochs : int, optional
+        Epochs of the full schedule; the config's own when omitted.
+    time_limit_s : float, optional
+        Wall-clock seconds over all resumed parts; the learning-rate schedule is compressed to end with it.
+    patience : int, optional
+        Stop after this many epochs without a better validation metric.
+    resume : bool
+        Continue from ``run_dir/last.pt``. On a CPU, without a time limit, the result is identical to an uninterrupted run.
+    device, precision : str
+        See :func:`volseg.inference.device.select_device` and :func:`~volseg.inference.device.select_precision`.
+    seed : int
+        Seed of weights, sampling and augmentation.
+    settings : mapping, optional
+        Config ids to override.
+    into : bool
+        Write the resulting weights, in half precision, to the bundle's ``models/model.pt``.
+    reporter : Reporter, optional
+        Receives the progress.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    BundleError, DatasetError, InputError, DeviceError, OutputError
+        When the bundle, the data, an argument, the device or the output folder cannot be used.
+    """
+    read = read_bundle(find_bundle(bundle))
+    reporter = reporter or SilentReporter()
+    folder = _prepare_run_dir(Path(run_dir), resume)
+    datalist = read_datalist(_synthetic_dataset(folder) if str(data) == SYNTHETIC else data)
+    training, validation = split_fold(datalist.cases, fold)
+    _check_channels(read, datalist.cases, datalist.path)
+    reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
+    plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
+    with _quiet_libraries():
+        result = _run(plan, reporter)
+    if into:
+        _export(result.weights if fold is not None else result.run_dir / BEST, read)
+        reporter.message(f"weights written to {read.path / 'models' / 'model.pt'} in half precision")
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    bundle: Bundle
+    training: list[Case]
+    validation: list[Case]
+    run_dir: Path
+    fold: int | None
+    epochs: int | None
+    time_limit_s: float | None
+    patience: int | None
+    resume: bool
+    device: str
+    precision: str
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the first part."""
+        return {
+            "bundle": self.bundle.name,
+            "fold": self.fold,
+            "seed": self.seed,
+            "training cases": [case.name for case in self.training],
+            "settings": {name: repr(value) for name, value in self.settings.items()},
+        }
+
+
+def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
+    import torch
+    from monai.utils import set_determinism
+
+    from volseg.inference.device import describe_device, select_device, select_precision
+    from volseg.training.loop import TrainingLoop
+
+    device = select_device(plan.device)
+    precision = select_precision(plan.precision, device)
+    resumed = load_last(plan.run_dir / LAST, plan.identity) if plan.resume else None
+    set_determinism(seed=plan.seed)
+    config = prepare_config(
+        plan.bundle,
+        training=[case.as_item() for case in plan.training],
+        validation=[case.as_item() for case in plan.validation],
+        run_dir=plan.run_dir,
+        device=str(device),
+        epochs=plan.epochs,
+        seed=plan.seed,
+        settings=_with_precision(plan.settings, precision, device),
+    )
+    write_json(plan.run_dir / "config.json", config.parser.get())
+    facts = {
+        "bundle": plan.bundle.name,
+        "bundle_version": plan.bundle.version,
+        "train_config_sha256": sha256_of(plan.bundle.train_config) if plan.bundle.train_config else None,
+        "fold": plan.fold,
+        "seed": plan.seed,
+        "device": describe_device(device),
+        "precision": precision,
+        "time_limit_s": plan.time_limit_s,
+        "training_cases": [case.name for case in plan.training],
+        "validation_cases": [case.name for case in plan.validation],
+    }
+    files = [file for case in (*plan.training, *plan.validation) for file in (*case.images, case.label)]
+    record = provenance(facts, files)
+    write_json(plan.run_dir / "provenance.json", record)
+    reporter.message(f"reading and resampling {len(plan.training) + len(plan.validation)} cases ({describe_device(device)}, {precision})")
+    trainer, evaluator, scheduler = _build(config, plan.bundle, precision, device)
+    limits = Limits(int(trainer.state.max_epochs), plan.time_limit_s)
+    table = MetricsTable(plan.run_dir / "metrics.csv", resumed[0].epoch if resumed else 0)
+    loop = TrainingLoop(
+        trainer,
+        evaluator,
+        scheduler,
+        limits=limits,
+        run_dir=plan.run_dir,
+        identity=plan.identity,
+        reporter=reporter,
+        on_epoch=table.add,
+        seed=plan.seed,
+        val_interval=config.val_interval,
+        patience=plan.patience,
+    )
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+    if resumed:
+        loop.restore(*resumed)
+        reporter.message(f"resuming after epoch {resumed[0].epoch}")
+    end = loop.run()
+    result = TrainingResult(plan.run_dir, plan.run_dir / BEST, end.epoch, end.elapsed_s, loop.stopped_by, end.best_metric, end.best_epoch)
+    outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
+    write_json(plan.run_dir / "provenance.json", record | outcome | {"weights_sha256": sha256_of(result.weights)})
+    return result
+
+
+def _build(config: RunConfig, bundle: Bundle, precision: str, device: Any) -> tuple[Any, Any, Any]:
+    """Instantiate trainer, evaluator and scheduler; a config that cannot be built is the bundle's fault and is reported in one line."""
+    import torch
+
+    from volseg.training.loop import AutocastInferer
+
+    parser = config.parser
+    try:
+        if parser.get("initialize") is not None:
+            parser.get_parsed_content("initialize")
+        trainer = parser.get_parsed_content(TRAINER)
+        evaluator = parser.get_parsed_content(EVALUATOR) if config.has_validation else None
+        scheduler = parser.get_parsed_content(config.scheduler_id) if config.scheduler_id else None
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        msg = f"{bundle.train_config}: the training could not be set up: {type(cause).__name__}: {' '.join(str(cause).split())}"
+        raise BundleError(msg) from error
+    if device.type == "cpu":
+        # Convolutions on channels-last memory are markedly faster on CPUs (see tests/bench).
+        trainer.network.to(memory_format=torch.channels_last_3d)
+        if precision != "fp32":
+            for engine in (trainer, evaluator):
+                if engine is not None:
+                    engine.inferer = AutocastInferer(engine.inferer, precision, device)
+    return trainer, evaluator, scheduler
+
+
+def _with_precision(settings: dict[str, Any], precision: str, device: Any) -> dict[str, Any]:
+    amp = device.type == "cuda" and precision != "fp32"
+    chosen: dict[str, Any] = {"train#trainer#amp": amp}
+    return chosen | settings
+
+
+def _prepare_run_dir(folder: Path, resume: bool) -> Path:
+    if not resume and (folder / LAST).exists():
+        msg = f"{folder}: it already holds a training; add --resume to continue it, or choose another folder with -o"
+        raise InputError(msg)
+    if resume and not (folder / LAST).is_file():
+        msg = f"{folder / LAST}: nothing to resume; leave out --resume to start a new training"
+        raise InputError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: the output folder cannot be made ({error.strerror}); choose another with -o"
+        raise OutputError(msg) from error
+    return folder.resolve()
+
+
+def _synthetic_dataset(folder: Path) -> Path:
+    from volseg.synthetic import write_dataset
+
+    target = folder / "synthetic_data"
+    if not (target / "dataset.json").is_file():
+        write_dataset(target, SYNTHETIC_CASES, seed=0)
+    return target
+
+
+def _check_channels(bundle: Bundle, cases: tuple[Case, ...], path: Path) -> None:
+    for case in cases:
+        if len(case.images) != bundle.input_channels:
+            msg = f"{path}: case {case.name} has {len(case.images)} images, but bundle {bundle.name} takes {bundle.input_channels} ({', '.join(bundle.channel_names)})"
+            raise DatasetError(msg)
+
+
+def _export(weights: Path, bundle: Bundle) -> None:
+    import torch
+
+    from volseg.training.checkpoint import save_torch
+
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    target = bundle.path / "models" / "model.pt"
+    target.parent.mkdir(exist_ok=True)
+    save_torch(halved, target)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep MONAI's and ignite's chatter off the user's terminal for the length of a run."""
+    names = ("ignite", "monai", "DictLoader")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

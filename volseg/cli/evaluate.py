@@ -19,8 +19,16 @@ CASES_SHOWN = 50
 EMPTY = "-"
 """What a table shows for an undefined value."""
 
+EXAMPLES = """\b
+Examples:
+  volseg evaluate scan_seg.nii.gz scan_label.nii.gz
+  volseg evaluate out/ references/ -o report.json --csv cases.csv
+  volseg evaluate out/ DATASET --allow-missing
+  volseg evaluate out/ references/ --labels 1=tumor,2=node --json
+"""
 
-@click.command()
+
+@click.command(epilog=EXAMPLES)
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("references", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON to this file.")
@@ -39,13 +47,6 @@ def evaluate(
 
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in
     only one of them, Dice is 0.
-
-    \b
-    Examples:
-      volseg evaluate scan_seg.nii.gz scan_label.nii.gz
-      volseg evaluate out/ references/ -o report.json --csv cases.csv
-      volseg evaluate out/ DATASET --allow-missing
-      volseg evaluate out/ references/ --labels 1=tumor,2=node --json
     """
     from volseg.evaluation import check_output, evaluate_pairs, parse_label_names, write_csv, write_json
 

@@ -1,6 +1,6 @@
 """What every command shares: ``-v``/``-q``, ``--json``, and one way to print lines, tables and progress.
 
-Results go to stdout, progress and warnings to stderr. With ``--json`` stdout carries one JSON document and nothing else. On a terminal tables and progress are drawn by rich; into a
+Results go to stdout, progress and warnings to stderr. With ``--json`` stdout carries one JSON document and nothing else. On a terminal rich draws tables and progress; into a
 pipe or a file they are plain lines without colour, wrapping or cursor movement.
 """
 

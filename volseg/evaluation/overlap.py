@@ -1,4 +1,4 @@
-"""How far two label maps overlap: true/false positives and negatives per label in one pass, and the ratios that follow from them.
+"""How far two label maps overlap: true/false positives and negatives per label, and the ratios that follow from them.
 
 Empty cases, used the same way everywhere in volseg:
 
@@ -25,6 +25,9 @@ from volseg.errors import GeometryError, InputError
 
 MAX_LABEL = 65535
 """Largest label value accepted; it bounds the lookup table, and segmentation formats store no more (uint16)."""
+
+MAX_LABELS = 2048
+"""Different values accepted in one comparison; more are an image, not a segmentation, and the table of all pairs of labels (32 MiB at this size) would fill the memory."""
 
 CHUNK_VOXELS = 1 << 22
 """Voxels compared at a time, so that ``numpy.bincount`` (which needs int64) holds 32 MiB and not eight bytes for every voxel of the scan."""
@@ -78,7 +81,7 @@ class Overlap:
 
 
 def count_overlaps(prediction: AnyArray, reference: AnyArray) -> dict[int, Overlap]:
-    """Count, in one pass, the voxels of every label found in either array.
+    """Count the voxels of every label found in either array, all labels in one pass.
 
     Parameters
     ----------
@@ -95,14 +98,17 @@ def count_overlaps(prediction: AnyArray, reference: AnyArray) -> dict[int, Overl
     GeometryError
         If the shapes differ.
     InputError
-        If an array does not hold integers from 0 to ``MAX_LABEL``.
+        If an array does not hold integers from 0 to ``MAX_LABEL``, or they hold more than ``MAX_LABELS`` different ones.
     """
     if prediction.shape != reference.shape:
         msg = f"prediction and reference have different shapes, {prediction.shape} and {reference.shape}; bring both onto one grid first"
         raise GeometryError(msg)
-    labels = np.union1d(find_labels(prediction), find_labels(reference))
-    labels = np.union1d(labels, [0])
+    present = [np.flatnonzero(count_labels(array)) for array in (prediction, reference)]
+    labels = np.unique(np.concatenate([np.zeros(1, dtype=np.intp), *present]))
     size = len(labels)
+    if size > MAX_LABELS:
+        msg = f"{size} different values are no label map (at most {MAX_LABELS}); give the segmentation, not an image"
+        raise InputError(msg)
     index = np.zeros(int(labels[-1]) + 1, dtype=np.intp)
     index[labels] = np.arange(size)
     counts = np.zeros(size * size, dtype=np.int64)
@@ -113,8 +119,8 @@ def count_overlaps(prediction: AnyArray, reference: AnyArray) -> dict[int, Overl
     return {int(label): Overlap(int(agree[row]), int(predicted[row] - agree[row]), int(referenced[row] - agree[row])) for row, label in enumerate(labels) if label != 0}
 
 
-def find_labels(array: AnyArray) -> npt.NDArray[np.intp]:
-    """Label values that occur in an array, 0 included, ascending.
+def count_labels(array: AnyArray) -> npt.NDArray[np.int64]:
+    """Voxels of every label value, 0 included: element ``n`` counts the voxels that are ``n``.
 
     Raises
     ------
@@ -122,18 +128,16 @@ def find_labels(array: AnyArray) -> npt.NDArray[np.intp]:
         If the array does not hold booleans or integers from 0 to ``MAX_LABEL``.
     """
     if array.dtype.kind not in "bui":
-        msg = f"a label map holds integers, got an array of {array.dtype}"
+        msg = f"a label map holds integers, got an array of {array.dtype}; give the segmentation, not an image or probabilities"
         raise InputError(msg)
-    if array.size == 0:
-        return np.zeros(0, dtype=np.intp)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > MAX_LABEL:
-        msg = f"a label map holds integers from 0 to {MAX_LABEL}, got values from {low} to {high}; is this an image rather than a segmentation?"
+        msg = f"a label map holds integers from 0 to {MAX_LABEL}, got values from {low} to {high}; give the segmentation, not an image"
         raise InputError(msg)
-    present = np.zeros(high + 1, dtype=bool)
+    counts = np.zeros(high + 1, dtype=np.int64)
     for (chunk,) in _chunks(array):
-        present[chunk] = True
-    return np.flatnonzero(present)
+        counts += np.bincount(chunk, minlength=high + 1)
+    return counts
 
 
 def dice(prediction: AnyArray, reference: AnyArray) -> float | None:

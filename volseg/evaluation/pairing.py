@@ -19,9 +19,7 @@ from typing import Any
 
 from volseg.errors import DatasetError, InputError
 from volseg.evaluation.labels import label_names_of, read_json
-
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-"""Files taken as label maps in a folder, longest suffix first."""
+from volseg.io.formats import IMAGE_SUFFIXES
 
 STEM_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_pred")
 """Endings that say "this is a label map" and are not part of the case's name; ``_seg`` is volseg's own."""

@@ -61,7 +61,12 @@ def check_output(path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> Path:
-    """Write UTF-8 text beside ``path``, then rename, so that a reader sees the old file or the whole new one.
+    """Write text as UTF-8; see :func:`write_bytes` for how and what is raised."""
+    return write_bytes(text.encode("utf-8"), path)
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """Write beside ``path``, then rename, so that a reader sees the old file or the whole new one.
 
     Raises
     ------
@@ -73,8 +78,7 @@ def write_text(text: str, path: Path) -> Path:
     check_output(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -1,0 +1,98 @@
+"""Which slices of a scan to show, and how to lay them out as a radiologist expects: the numbers behind a preview, without any drawing.
+
+Everything here takes arrays whose axes point to RAS+ (see :func:`volseg.geometry.reorient`), so axis 0 is sagittal, 1 coronal and 2 axial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.geometry import Grid
+
+AnyArray = npt.NDArray[np.generic]
+
+CT_WINDOW = (-160.0, 240.0)
+"""Soft-tissue window of CT (HU): level 40, width 400, the usual preset of viewers and PACS workstations."""
+
+PERCENTILES = (1.0, 99.0)
+"""Grey range of images without a unit (MR) or with a few very bright voxels (PET): these percentiles of what is above the minimum."""
+
+SAMPLED_VOXELS = 1_000_000
+"""Percentiles are taken from about so many voxels, evenly spread; more change nothing that can be seen."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One of the three orthogonal views, in the radiological convention (the patient seen from the feet, or from the front).
+
+    Parameters
+    ----------
+    name : str
+        Axial, coronal or sagittal.
+    axis : int
+        Axis of the RAS+ array that a slice is taken across.
+    left, right, top, bottom : str
+        Patient directions at the edges of the picture.
+    """
+
+    name: str
+    axis: int
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+    def picture(self, array: AnyArray, index: int) -> AnyArray:
+        """Return slice ``index`` as rows from the top and columns from the left of the picture; both run against their RAS+ axis, as the edges' letters say."""
+        rows: AnyArray = np.moveaxis(array, self.axis, 0)[index].T
+        return rows[::-1, ::-1]
+
+    def size_mm(self, grid: Grid) -> tuple[float, float]:
+        """Width and height of the picture (mm), from edge to edge of the outer voxels."""
+        across, up = (axis for axis in range(3) if axis != self.axis)
+        return grid.shape[across] * grid.spacing[across], grid.shape[up] * grid.spacing[up]
+
+
+PLANES = (
+    Plane("axial", 2, left="R", right="L", top="A", bottom="P"),
+    Plane("coronal", 1, left="R", right="L", top="S", bottom="I"),
+    Plane("sagittal", 0, left="A", right="P", top="S", bottom="I"),
+)
+"""The three views; the patient's left is on the right of the picture, anterior is on the left of the sagittal one."""
+
+
+def choose_slice(label: AnyArray, axis: int) -> int:
+    """Index along ``axis`` of the slice with the largest labelled area; the middle slice when nothing is labelled.
+
+    Where several slices share the largest area, the one in the middle of them is taken.
+    """
+    area = np.count_nonzero(label, axis=tuple(other for other in range(3) if other != axis))
+    if area.max() == 0:
+        return int((label.shape[axis] - 1) // 2)
+    best = np.flatnonzero(area == area.max())
+    return int(best[(len(best) - 1) // 2])
+
+
+def grey_range(array: AnyArray, modality: str | None) -> tuple[float, float]:
+    """Values shown as black and white: the soft-tissue window for CT, percentiles for anything else.
+
+    Parameters
+    ----------
+    array : ndarray
+        Image values (HU for CT).
+    modality : str or None
+        DICOM modality; without one, an image that reaches below -500 is taken for CT in HU, because air is -1000 there and neither MR nor PET is so negative.
+    """
+    step = max(1, round((array.size / SAMPLED_VOXELS) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return 0.0, 1.0
+    if modality == "CT" or (modality is None and sample.min() < -500):
+        return CT_WINDOW
+    above = sample[sample > sample.min()]
+    low, high = np.percentile(above if above.size else sample, PERCENTILES)
+    return float(low), float(max(high, low + 1e-6))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError
@@ -27,7 +26,7 @@ class Source:
     name : str
         Stem for outputs: ``scan.nii.gz`` is ``"scan"``; a DICOM series has its folder's name.
     sha256 : str, optional
-        SHA-256 of the file's bytes (hex), for file inputs. Of a header with detached data (``.hdr``, ``.nhdr``, ``.mhd``): header, then data.
+        SHA-256 of the file's bytes (hex), for file inputs. Of a header with one detached data file (``.nhdr``, ``.mhd``): header, then data.
     series_instance_uid : str, optional
         SeriesInstanceUID (0020,000E), for DICOM.
     modality : str, optional

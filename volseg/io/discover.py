@@ -1,0 +1,73 @@
+"""Which separate scans lie under a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from volseg.errors import InputError
+from volseg.io.formats import IMAGE_SUFFIXES, format_of
+
+OUTPUT_ENDINGS = tuple("_seg" + suffix for suffix in IMAGE_SUFFIXES)
+"""How volseg's own label files end; they are results, not scans."""
+
+
+def discover(path: str | Path) -> list[Path]:
+    """List what is to be treated as separate scans.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file is itself, whatever it is. A folder gives the NIfTI, NRRD and MetaImage files it directly holds, and itself when it directly holds DICOM files; when it holds
+        neither, its sub-folders are searched in the same way, each DICOM folder being one scan. Hidden files and folders and volseg's own ``*_seg`` outputs are skipped.
+
+    Returns
+    -------
+    list of Path
+        Sorted within each folder; never empty.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the path, a folder cannot be listed, or no scan is in it.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        msg = f"{path}: no such file or folder; check the path"
+        raise InputError(msg)
+    if not path.is_dir():
+        return [path]
+    found = list(_scans_under(path, set()))
+    if not found:
+        msg = f"{path}: no scan is in this folder (looked for {', '.join(IMAGE_SUFFIXES)} and DICOM files, in sub-folders too); check the path"
+        raise InputError(msg)
+    return found
+
+
+def _scans_under(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:
+        # A link that leads back up would be followed for ever.
+        return
+    seen.add(real)
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        msg = f"{folder}: cannot be listed ({error.strerror or error}); check its permissions"
+        raise InputError(msg) from error
+    files = [entry for entry in entries if entry.is_file()]
+    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+    scans = [image for image in images if not image.name.lower().endswith(OUTPUT_ENDINGS)]
+    yield from scans
+    dicom = any(_is_dicom_slice(file) for file in files if file not in images)
+    if dicom:
+        yield folder
+    if not scans and not dicom:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _scans_under(entry, seen)
+
+
+def _is_dicom_slice(file: Path) -> bool:
+    """Whether a file is DICOM by preamble or suffix; a directory record (DICOMDIR) and a zip are no slices."""
+    return file.name.upper() != "DICOMDIR" and file.suffix.lower() != ".zip" and format_of(file) == "dicom"

@@ -1,0 +1,94 @@
+"""volseg's file reading for any MONAI pipeline: ``LoadImaged(keys="image", reader="volseg.io.monai_reader.VolsegReader")``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from volseg.errors import GeometryError
+from volseg.io.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+FilePath = str | PathLike[str]
+
+
+class VolsegReader(ImageReader):  # type: ignore[misc]
+    """Reads NIfTI, NRRD, MHA and DICOM (folder, file, zip) with volseg's checks.
+
+    ``LoadImage`` swallows what a reader's ``read`` raises and goes on to MONAI's own readers, which read a tilted or gapped series without a word. So ``read`` only notes the
+    paths and ``get_data`` does the work: its errors reach the user.
+
+    Parameters
+    ----------
+    series : str, optional
+        SeriesInstanceUID to read where a DICOM folder holds several.
+    """
+
+    def __init__(self, series: str | None = None) -> None:
+        super().__init__()
+        self.series = series
+
+    def verify_suffix(self, filename: Sequence[FilePath] | FilePath) -> bool:
+        """Every path is accepted; what is in it is checked when it is loaded."""
+        return True
+
+    def read(self, data: Sequence[FilePath] | FilePath, **kwargs: Any) -> tuple[str, ...]:
+        """Note the paths; see the class for why nothing is opened yet.
+
+        Parameters
+        ----------
+        data : path or sequence of paths
+            Several become the channels of one image and must share one grid.
+        """
+        return tuple(str(path) for path in ensure_tuple(data))
+
+    def get_data(self, img: Sequence[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Load what :meth:`read` noted.
+
+        Returns
+        -------
+        array : ndarray
+            (i, j, k) as on disk, or (channel, i, j, k) of several paths; the values' own dtype.
+        meta : dict
+            ``affine`` and ``original_affine`` (RAS+ mm, as ``NibabelReader`` gives them), ``spatial_shape``, ``original_channel_dim`` (NaN, MONAI's "no_channel", or 0 of several
+            paths), ``space``, and ``modality`` and ``series_instance_uid`` (``""`` when unknown).
+
+        Raises
+        ------
+        InputError
+            If a path cannot be read.
+        GeometryError
+            If several paths do not lie on one grid.
+        """
+        from volseg.io import load
+
+        volumes = [load(path, series=self.series) for path in img]
+        first = volumes[0]
+        for path, volume in zip(img, volumes, strict=True):
+            for note in volume.warnings:
+                logger.warning("%s: %s", path, note)
+            if not volume.grid.isclose(first.grid):
+                msg = f"{path}: lies on another grid ({volume.grid}) than {img[0]} ({first.grid}); resample one of them, or load them under two keys"
+                raise GeometryError(msg)
+        array = first.array if len(volumes) == 1 else np.stack([v.array for v in volumes])
+        return array, _meta(first, len(volumes))
+
+
+def _meta(volume: Volume, count: int) -> dict[str, Any]:
+    return {
+        str(MetaKeys.AFFINE): np.array(volume.grid.affine),
+        str(MetaKeys.ORIGINAL_AFFINE): np.array(volume.grid.affine),
+        str(MetaKeys.SPATIAL_SHAPE): np.asarray(volume.grid.shape),
+        str(MetaKeys.ORIGINAL_CHANNEL_DIM): float("nan") if count == 1 else 0,
+        str(MetaKeys.SPACE): SpaceKeys.RAS,
+        "modality": volume.source.modality or "",
+        "series_instance_uid": volume.source.series_instance_uid or "",
+    }

@@ -1,0 +1,145 @@
+"""Parsing one DICOM object and reading its elements, with the tag named in every complaint."""
+
+from __future__ import annotations
+
+import math
+from typing import IO, Any
+
+from volseg.errors import InputError
+from volseg.io.dicom.archive import Member
+
+KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "SeriesDescription",
+    "Manufacturer",
+    "ImageType",
+    "Units",
+    "GantryDetectorTilt",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+)
+"""What is read of a header; the patient's name and all else is left alone."""
+
+
+class TagError(Exception):
+    """An element is missing, malformed or unusable; the message lacks the file, which the caller knows."""
+
+
+def open_dataset(member: Member, *, pixels: bool) -> Any:
+    """Parse a member as DICOM.
+
+    Parameters
+    ----------
+    member : Member
+        What to read.
+    pixels : bool
+        Whether to read everything, or only :data:`KEYWORDS`.
+
+    Returns
+    -------
+    pydicom.Dataset or None
+        None when the bytes are not DICOM. Objects without preamble and file meta header (raw data sets, PS3.10 7.1 forbids them, old archives send them) are read too.
+
+    Raises
+    ------
+    InputError
+        If the bytes begin as DICOM and cannot be parsed.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    with member.open() as stream:
+        bare = _is_bare_dataset(stream)
+        if bare is None:
+            return None
+        try:
+            dataset = pydicom.dcmread(stream, force=bare, stop_before_pixels=not pixels, specific_tags=None if pixels else list(KEYWORDS))
+        except (InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, EOFError, OverflowError, MemoryError) as error:
+            msg = f"{member}: damaged DICOM ({' '.join(str(error).split()) or type(error).__name__}); copy it again from its source"
+            raise InputError(msg) from error
+    if bare:
+        if "SOPClassUID" not in dataset:
+            return None
+        _name_encoding(dataset)
+    return dataset
+
+
+def _is_bare_dataset(stream: IO[bytes]) -> bool | None:
+    """Tell a Part 10 file (False) from a raw data set (True) and from anything else (None); the stream is rewound."""
+    start = stream.read(132)
+    stream.seek(0)
+    if start[128:132] == b"DICM":
+        return False
+    # A data set without preamble starts, little endian, with an element of group 0002 or 0008 and a short value.
+    group, element = start[:2], start[2:4]
+    return True if group in (b"\x02\x00", b"\x08\x00") and len(element) == 2 and element[1] == 0 and len(start) > 8 else None
+
+
+def _name_encoding(dataset: Any) -> None:
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+
+
+def text_of(dataset: Any, keyword: str) -> str:
+    """Text of an element, several values joined with a backslash as in the file; ``""`` where absent."""
+    value = dataset.get(keyword)
+    if value is None:
+        return ""
+    parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
+    return "\\".join(" ".join(str(part).split()) for part in parts)
+
+
+def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...]:
+    """Read ``count`` finite numbers of one element.
+
+    Raises
+    ------
+    TagError
+        If the element is absent, empty, or anything else.
+    """
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    name = f"{keyword} {Tag(tag_for_keyword(keyword) or 0)}".replace(", ", ",")
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            msg = f"has no {name}; without it it cannot be part of a volume"
+            raise TagError(msg)
+        values = tuple(float(v) for v in (value if count > 1 else [value]))
+    except (ValueError, TypeError, OverflowError) as error:
+        msg = f"{name} is not {count} number{'s' if count > 1 else ''}; repair the header"
+        raise TagError(msg) from error
+    if len(values) != count or not all(math.isfinite(v) for v in values):
+        msg = f"{name} is {list(values)}, not {count} finite number{'s' if count > 1 else ''}; repair the header"
+        raise TagError(msg)
+    return values
+
+
+def integer_of(dataset: Any, keyword: str, default: int) -> int:
+    """One whole number of an element, ``default`` where absent; raises TagError when it is no number."""
+    return int(numbers_of(dataset, keyword, 1)[0]) if dataset.get(keyword) not in (None, "") else default

@@ -1,0 +1,261 @@
+"""From a heap of headers to series: which slices belong together, and whether they make a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from volseg.errors import GeometryError, InputError, SeriesError, VolsegError
+from volseg.geometry import Grid
+from volseg.io.dicom.geometry import lps_affine, normal_of, rotation_degrees, same_cosines, same_spacing, stack_slices
+from volseg.io.dicom.header import SliceHeader
+
+MAX_VOXELS = 2**32
+"""Most voxels of one volume (8 GiB as int16): 4000 slices of 1024x1024 fit; more is a damaged header."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One candidate volume: slices of one SeriesInstanceUID, orientation, matrix and pixel spacing.
+
+    Parameters
+    ----------
+    key : str
+        What ``--series`` takes: the SeriesInstanceUID, with ``#1``, ``#2``, ... behind it where one UID holds slices that cannot lie in one volume.
+    uid : str
+        SeriesInstanceUID.
+    slices : tuple of SliceHeader
+        In order along the positive slice normal where there is a grid.
+    grid : Grid or None
+        Where the voxels (column, row, slice) lie; None where they cannot be placed.
+    error : VolsegError or None
+        Why this cannot be a volume.
+    mixed : VolsegError or None
+        Why it is not chosen unless asked for by its key: its UID holds several stacks.
+    warnings : tuple of str
+        What a user should know, one line each.
+    """
+
+    key: str
+    uid: str
+    slices: tuple[SliceHeader, ...]
+    grid: Grid | None = field(default=None, repr=False)
+    error: VolsegError | None = None
+    mixed: VolsegError | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be read (or not without its key), or None."""
+        reason = self.error or self.mixed
+        return None if reason is None else str(reason)
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it holds images at all (not RTSTRUCT, SR, PDF, SEG, ...)."""
+        return not self.slices[0].is_object
+
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060)."""
+        return self.slices[0].text["modality"]
+
+    @property
+    def description(self) -> str:
+        """SeriesDescription (0008,103E)."""
+        return self.slices[0].text["description"]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a slice."""
+        return self.slices[0].rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of a slice."""
+        return self.slices[0].columns
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Where each slice is, in the order of ``slices``."""
+        return tuple(str(s.member) for s in self.slices)
+
+    def __str__(self) -> str:
+        what = " ".join(filter(None, (self.modality, f'"{self.description}"' if self.description else "")))
+        size = f"{self.columns}x{self.rows}, {len(self.slices)} slice{'s' if len(self.slices) != 1 else ''}" if self.is_scan else self.slices[0].sop_class
+        return f"{self.key or '(no SeriesInstanceUID)'} {what}: {size}"
+
+
+def group_series(headers: Iterable[SliceHeader]) -> list[Series]:
+    """Sort headers into candidate volumes.
+
+    Parameters
+    ----------
+    headers : iterable of SliceHeader
+        Any objects, in any order.
+
+    Returns
+    -------
+    list of Series
+        Ordered by SeriesInstanceUID; every object is in exactly one of them, exact copies dropped.
+    """
+    by_uid: dict[tuple[str, bool], list[SliceHeader]] = {}
+    for header in headers:
+        by_uid.setdefault((header.uid, header.is_object), []).append(header)
+    return [series for (uid, _), slices in sorted(by_uid.items()) for series in _candidates(uid, slices)]
+
+
+def _candidates(uid: str, slices: list[SliceHeader]) -> list[Series]:
+    slices, warnings = _drop_copies(slices)
+    bad = [s for s in slices if s.error]
+    if bad and bad[0].error:
+        error = bad[0].error
+        if len(slices) > 1 and not bad[0].is_object:
+            error = type(error)(f"{error} ({len(bad)} of {len(slices)} images of its series are like this)")
+        return [Series(uid, uid, (bad[0], *(s for s in slices if s is not bad[0])), error=error, warnings=warnings)]
+    localisers = [s for s in slices if s.is_localiser]
+    stacks = _split(s for s in slices if not s.is_localiser)
+    if not stacks:
+        return [Series(uid, uid, tuple(localisers), error=_localiser_error(localisers))]
+    if localisers:
+        warnings = (*warnings, f"left out {len(localisers)} localiser image{'s' if len(localisers) > 1 else ''} of the series (ImageType LOCALIZER)")
+    if len(stacks) == 1:
+        return [_build(Series(uid, uid, tuple(stacks[0]), warnings=warnings))]
+    parts = [_build(Series(f"{uid}#{n}", uid, tuple(stack), warnings=warnings)) for n, stack in enumerate(stacks, 1)]
+    mixed = _mixed_error(parts)
+    return [replace(part, mixed=mixed) for part in parts]
+
+
+def _drop_copies(slices: list[SliceHeader]) -> tuple[list[SliceHeader], tuple[str, ...]]:
+    # The larger of two copies first: the smaller may be cut short.
+    kept: dict[object, SliceHeader] = {}
+    for s in sorted(slices, key=lambda s: -s.member.size):
+        # Some anonymisers give every slice one SOPInstanceUID; only those at the same place are copies.
+        same = (s.sop_uid, s.position, s.orientation, s.rows, s.columns, s.slope, s.intercept) if s.sop_uid else (str(s.member),)
+        kept.setdefault(same, s)
+    dropped = len(slices) - len(kept)
+    if not dropped:
+        return slices, ()
+    text = f"left out {dropped} file{'s' if dropped > 1 else ''} that repeat another's SOP Instance UID and position (the same image twice)"
+    return sorted(kept.values(), key=lambda s: str(s.member)), (text,)
+
+
+def _split(slices: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+    """Group by frame of reference, matrix, spacing and orientation, the largest group first."""
+    groups: list[list[SliceHeader]] = []
+    for s in slices:
+        for group in groups:
+            if not _differences(group[0], s):
+                group.append(s)
+                break
+        else:
+            groups.append([s])
+    return sorted(groups, key=len, reverse=True)
+
+
+def _differences(a: SliceHeader, b: SliceHeader) -> list[str]:
+    checks: list[tuple[bool, Callable[[], str]]] = [
+        (not same_cosines(a.orientation, b.orientation), lambda: f"orientations {rotation_degrees(a.orientation, b.orientation):.2f} degrees apart"),
+        ((a.rows, a.columns) != (b.rows, b.columns), lambda: f"{a.columns}x{a.rows} and {b.columns}x{b.rows} pixels (Rows, Columns)"),
+        (not same_spacing(a.spacing, b.spacing), lambda: f"PixelSpacing {a.spacing[0]:.6g}\\{a.spacing[1]:.6g} and {b.spacing[0]:.6g}\\{b.spacing[1]:.6g} mm"),
+        (a.text["frame"] != b.text["frame"], lambda: "different frames of reference"),
+    ]
+    return [describe() for differs, describe in checks if differs]
+
+
+def _localiser_error(slices: list[SliceHeader]) -> VolsegError:
+    orientations = len(_split(slices))
+    msg = f"{slices[0].member}: is a localiser ({len(slices)} images in {orientations} orientation{'s' if orientations > 1 else ''}), not a volume; give the series it plans"
+    return InputError(msg)
+
+
+def _mixed_error(parts: list[Series]) -> VolsegError:
+    first = parts[0].slices[0]
+    differences = dict.fromkeys(text for part in parts[1:] for text in _differences(first, part.slices[0]))
+    kind = "mixed orientations" if any(not same_cosines(first.orientation, p.slices[0].orientation) for p in parts[1:]) else "mixed slices"
+    usable = [p.key for p in parts if p.error is None]
+    remedy = f"choose one with --series {' or '.join(usable[:4])}" if usable else "none of them is a volume; split the series at its source"
+    counts = " + ".join(str(len(p.slices)) for p in parts[:6])
+    msg = f"{first.member}: {kind} in one series: {counts} slices with {'; '.join(list(differences)[:3])}; {remedy}"
+    return GeometryError(msg)
+
+
+def _build(series: Series) -> Series:
+    """Place the slices of one stack in space, or say why not."""
+    slices = series.slices
+    first = slices[0]
+    if len(slices) < 2:
+        msg = f"{first.member}: only {len(slices)} slice; a volume needs at least two; give the whole series"
+        return replace(series, error=GeometryError(msg))
+    if first.rows * first.columns * len(slices) > MAX_VOXELS:
+        msg = f"{first.member}: {first.columns}x{first.rows}x{len(slices)} voxels are more than the limit of {MAX_VOXELS / 1e9:.1f} thousand million; the header may be damaged"
+        return replace(series, error=InputError(msg))
+    stack = stack_slices(np.array([s.position for s in slices]), normal_of(first.orientation))
+    slices = tuple(slices[i] for i in stack.order)
+    first = slices[0]
+    if stack.findings:
+        tilt = f" (GantryDetectorTilt (0018,1120) says {first.text['tilt']})" if stack.findings[0].startswith("gantry tilt") and first.text["tilt"] else ""
+        msg = f"{first.member}: {'; '.join(stack.findings)}{tilt}; {len(slices)} slices; {_remedy(stack.findings[0])}"
+        return replace(series, slices=slices, error=GeometryError(msg))
+    affine = lps_affine(first.orientation, first.spacing, np.array(first.position), stack.step)
+    notes = list(series.warnings)
+    if any(s.photometric == "MONOCHROME1" for s in slices):
+        notes.append("PhotometricInterpretation is MONOCHROME1 (shown inverted on screens); the stored values are kept as they are")
+    return replace(series, slices=slices, grid=Grid.from_lps((first.columns, first.rows, len(slices)), affine), warnings=tuple(notes))
+
+
+def _remedy(finding: str) -> str:
+    if finding.startswith("gantry tilt"):
+        return "correct it first, e.g. with dcm2niix, or ask for the untilted reconstruction"
+    if finding.startswith("gap"):
+        return "fetch the missing slices from the archive"
+    if finding.startswith("duplicate"):
+        return "they are not one volume"
+    return "give an evenly spaced reconstruction"
+
+
+def choose_series(where: str, candidates: list[Series], wanted: str | None) -> Series:
+    """Pick the one volume, or list the choices.
+
+    Parameters
+    ----------
+    where : str
+        What the user gave, for messages.
+    candidates : list of Series
+        From :func:`group_series`; at least one.
+    wanted : str, optional
+        A key or SeriesInstanceUID.
+
+    Raises
+    ------
+    SeriesError
+        If none, or more than one, fits.
+    VolsegError
+        The only candidate's own error.
+    """
+    if wanted is not None:
+        candidates = [c for c in candidates if c.key == wanted] or [c for c in candidates if c.uid == wanted]
+        if len(candidates) == 1:
+            candidates = [replace(candidates[0], mixed=None)]
+    usable = [c for c in candidates if c.error is None and c.mixed is None]
+    if len(usable) == 1:
+        return usable[0]
+    if len(usable) > 1:
+        msg = f"{where}: holds {len(usable)} series that can be read; choose one with --series UID: {'; '.join(map(str, usable))}"
+        raise SeriesError(msg)
+    reasons = {c.uid: c.mixed or c.error for c in candidates}
+    scans = {c.uid for c in candidates if c.is_scan}
+    only = scans if len(scans) == 1 else set(reasons)
+    if len(only) == 1 and (error := reasons[next(iter(only))]):
+        raise error
+    listed = "; ".join(f"{c} - {_reason(c)}" for c in candidates)
+    msg = f"{where}: none of its {len(candidates)} DICOM series can be read: {listed}"
+    raise SeriesError(msg)
+
+
+def _reason(series: Series) -> str:
+    prefix = f"{series.slices[0].member}: "
+    text = series.problem or ""
+    return text.removeprefix(prefix)

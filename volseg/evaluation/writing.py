@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import errno
 import io
 import json
 import os
@@ -12,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import OutputError, WriteError
+from volseg.errors import OutputError
 from volseg.evaluation.evaluation import Evaluation
 from volseg.evaluation.overlap import Overlap
 from volseg.evaluation.scores import LabelScore
+from volseg.io import written_beside
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
@@ -46,17 +45,15 @@ def check_output(path: Path) -> None:
     Raises
     ------
     OutputError
-        If ``path`` is a folder, or its folder does not exist or cannot be written to.
+        If ``path`` is a folder, or its folder can neither be written to nor made.
     """
     if path.is_dir():
         msg = f"{path}: is a folder; name a file for the output"
         raise OutputError(msg)
-    folder = path.parent
-    if not folder.is_dir():
-        msg = f"{path}: its folder {folder} does not exist; create it or choose another"
-        raise OutputError(msg)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        msg = f"{path}: no permission to write to {folder}; choose another place"
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        problem = "no permission to write to" if folder.is_dir() else "not a folder:"
+        msg = f"{path}: cannot be written, {problem} {folder}; choose another place"
         raise OutputError(msg)
 
 
@@ -66,7 +63,7 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def write_bytes(content: bytes, path: Path) -> Path:
-    """Write beside ``path``, then rename, so that a reader sees the old file or the whole new one.
+    """Write beside ``path`` (its folder is made), then rename, so that a reader sees the old file or the whole new one.
 
     Raises
     ------
@@ -76,16 +73,6 @@ def write_bytes(content: bytes, path: Path) -> Path:
         If writing fails half way, e.g. on a full disk; nothing is left behind.
     """
     check_output(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_beside(path) as beside:
         beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            msg = f"{path}: cannot be written ({error.strerror}); choose another place"
-            raise OutputError(msg) from error
-        msg = f"{path}: writing failed ({error.strerror}); nothing was left behind; free some space or choose another place"
-        raise WriteError(msg) from error
     return path

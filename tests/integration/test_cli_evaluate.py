@@ -1,0 +1,247 @@
+"""``volseg evaluate`` from the command line to its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from volseg.cli.evaluate import EXAMPLES
+from volseg.cli.main import main
+
+AFFINE = np.diag([-1.5, -1.5, 4.0, 1.0])
+SHAPE = (16, 14, 9)
+
+
+def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def slab(start: int, stop: int, label: int = 1) -> np.ndarray:
+    array = np.zeros(SHAPE, np.uint8)
+    array[start:stop] = label
+    return array
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three cases: Dice 0.5, 0.75 and undefined (both empty)."""
+    predictions, references = tmp_path / "out", tmp_path / "references"
+    for case, prediction, reference in (("a", slab(0, 4), slab(2, 6)), ("b", slab(0, 8), slab(2, 10)), ("c", slab(0, 0), slab(0, 0))):
+        write(predictions / f"{case}_CT_seg.nii.gz", prediction)
+        write(references / f"{case}.nii.gz", reference)
+        (predictions / f"{case}_CT_seg.json").write_text("{}")
+    return predictions, references
+
+
+def test_folders_give_a_table_json_and_csv(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, cases = tmp_path / "report.json", tmp_path / "cases.csv"
+    code, out, err = run(capsys, *folders, "-o", report, "--csv", cases, "--labels", "1=tumor")
+    assert code == 0, err
+    assert re.search(r"^a +tumor +0\.5000", out, re.M)
+    assert re.search(r"^c +tumor +- .*both empty$", out, re.M)
+    # n, undefined, missed, spurious, mean of 0.5 and 0.75, sample SD 0.25/sqrt(2), median.
+    assert re.search(r"^tumor +2 +1 +0 +0 +0\.6250 +0\.1768 +0\.6250", out, re.M)
+    content = json.loads(report.read_text())
+    assert content["summary"][0]["dice"]["mean"] == pytest.approx(0.625)
+    assert content["summary"][0]["name"] == "tumor"
+    assert content["inputs"]["predictions"] == str(folders[0])
+    assert len(content["cases"][0]["reference"]["sha256"]) == 64
+    assert content["cases"][0]["labels"][0]["reference_ml"] == pytest.approx(4 * 14 * 9 * 1.5 * 1.5 * 4 / 1000)
+    assert [row["dice"] for row in csv.DictReader(cases.open())] == ["0.5", "0.75", ""]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "out", "references", "report.json"]
+
+
+def test_json_is_the_only_thing_on_stdout(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, *folders, "--json")
+    assert code == 0
+    assert json.loads(out)["mean_dice"] == pytest.approx(0.625)
+
+
+def test_quiet_prints_nothing(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *folders, "-q") == (0, "", "")
+
+
+def test_two_files(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, folders[0] / "a_CT_seg.nii.gz", folders[1] / "b.nii.gz", "--json")
+    (case,) = json.loads(out)["cases"]
+    # 0-4 against 2-10.
+    assert (code, case["case"], case["labels"][0]["dice"]) == (0, "b", pytest.approx(2 * 2 / (4 + 8)))
+
+
+def test_missing_predictions_stop_unless_allowed(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    write(folders[1] / "lost.nii.gz", slab(0, 3))
+    write(folders[0] / "stray_seg.nii.gz", slab(0, 3))
+    code, out, err = run(capsys, *folders)
+    assert (code, out) == (2, "")
+    assert "1 of 4 references have no prediction: lost.nii.gz" in err
+    assert "--allow-missing" in err
+    code, out, err = run(capsys, *folders, "--allow-missing", "--json")
+    assert code == 0
+    assert "lost.nii.gz" in err
+    assert "stray_seg.nii.gz" in err
+    content = json.loads(out)
+    assert [Path(path).name for path in content["references_without_prediction"]] == ["lost.nii.gz"]
+    assert [Path(path).name for path in content["predictions_without_reference"]] == ["stray_seg.nii.gz"]
+    assert content["mean_dice"] == pytest.approx(0.625)
+
+
+def test_more_than_fifty_cases_are_cut_on_the_terminal_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = np.ones((2, 2, 2), np.uint8)
+    for number in range(52):
+        write(tmp_path / "p" / f"case_{number:03d}.nii", tiny)
+        write(tmp_path / "r" / f"case_{number:03d}.nii", tiny)
+    code, out, _ = run(capsys, tmp_path / "p", tmp_path / "r", "--csv", tmp_path / "all.csv")
+    assert code == 0
+    assert "case_049" in out
+    assert "case_050" not in out
+    assert "2 more cases" in out
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 53
+    assert "case_051" in run(capsys, tmp_path / "p", tmp_path / "r", "-v")[1]
+
+
+def wrong_grid(folder: Path) -> list[object]:
+    moved = AFFINE.copy()
+    moved[0, 3] = 2.5
+    return [write(folder / "p.nii.gz", slab(0, 3)), write(folder / "r.nii.gz", slab(0, 3), moved)]
+
+
+def image_for_label(folder: Path) -> list[object]:
+    return [write(folder / "p.nii.gz", np.full(SHAPE, 0.3, np.float32)), write(folder / "r.nii.gz", slab(0, 3))]
+
+
+def four_dimensional(folder: Path) -> list[object]:
+    return [write(folder / "p.nii.gz", np.zeros((*SHAPE, 2), np.uint8)), write(folder / "r.nii.gz", slab(0, 3))]
+
+
+def truncated(folder: Path) -> list[object]:
+    path = write(folder / "p.nii.gz", np.random.default_rng(0).integers(0, 2, (30, 30, 30), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:-200])
+    return [path, write(folder / "r.nii.gz", np.zeros((30, 30, 30), np.uint8))]
+
+
+def text_file(folder: Path) -> list[object]:
+    folder.joinpath("p.nii.gz").write_text("hello")
+    return [folder / "p.nii.gz", write(folder / "r.nii.gz", slab(0, 3))]
+
+
+def file_and_folder(folder: Path) -> list[object]:
+    return [write(folder / "p.nii.gz", slab(0, 3)), folder]
+
+
+def absent(folder: Path) -> list[object]:
+    return [folder / "nowhere.nii.gz", write(folder / "r.nii.gz", slab(0, 3))]
+
+
+def empty_folder(folder: Path) -> list[object]:
+    (folder / "empty").mkdir()
+    write(folder / "r" / "r.nii.gz", slab(0, 3))
+    return [folder / "empty", folder / "r"]
+
+
+def bad_labels(folder: Path) -> list[object]:
+    return [write(folder / "p.nii.gz", slab(0, 3)), write(folder / "r.nii.gz", slab(0, 3)), "--labels", "tumor"]
+
+
+def output_is_folder(folder: Path) -> list[object]:
+    (folder / "report").mkdir()
+    return [write(folder / "p.nii.gz", slab(0, 3)), write(folder / "r.nii.gz", slab(0, 3)), "-o", folder / "report"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (wrong_grid, r"16x14x9 voxels .* against 16x14x9 .*up to 2\.5 mm"),
+        (image_for_label, r"p\.nii\.gz: not a label map"),
+        (four_dimensional, r"p\.nii\.gz"),
+        (truncated, r"p\.nii\.gz"),
+        (text_file, r"p\.nii\.gz"),
+        (file_and_folder, "is a folder while"),
+        (absent, r"nowhere\.nii\.gz: no such file"),
+        (empty_folder, "empty: no label maps"),
+        (bad_labels, "'tumor' is neither NUMBER=NAME"),
+        (output_is_folder, "report"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(make: Callable[[Path], list[object]], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    extra = [] if "-o" in arguments else ["-o", tmp_path / "report.json"]
+    code, out, err = run(capsys, *arguments, *extra, "-q")
+    assert (code, out) == (2, "")
+    assert re.search(says, err), err
+    if make is not output_is_folder:
+        assert len(err.splitlines()) == 1, err
+    assert sorted(tmp_path.rglob("*")) == before, "nothing may be written"
+
+
+def test_a_label_map_stored_the_other_way_round_and_as_floats_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = slab(2, 6)
+    flipped = AFFINE.copy()
+    flipped[0] = [1.5, 0, 0, -1.5 * (SHAPE[0] - 1)]
+    one = write(tmp_path / "one.nii.gz", label[::-1].astype(np.float32), flipped)
+    other = write(tmp_path / "other.nii", label)
+    code, out, err = run(capsys, one, other, "--json")
+    assert code == 0, err
+    assert json.loads(out)["mean_dice"] == 1
+
+
+def test_the_examples_of_the_help_run(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "scan_seg.nii.gz", slab(0, 4))
+    write(tmp_path / "scan_label.nii.gz", slab(0, 4))
+    training = [{"image": f"imagesTr/{case}_CT.nii.gz", "label": f"../references/{case}.nii.gz"} for case in "abc"]
+    (tmp_path / "DATASET").mkdir()
+    (tmp_path / "DATASET" / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "mass"}, "training": training}))
+    commands = [line.strip() for line in EXAMPLES.splitlines() if line.strip().startswith("volseg ")]
+    assert len(commands) == 4
+    for command in commands:
+        code, out, err = run(capsys, *shlex.split(command)[2:])
+        assert code == 0, f"{command}: {err}"
+        assert "DATASET" not in command or "mass" in out
+
+
+def test_real_references_against_themselves_and_shifted(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = nib.load(real_data / "sts" / "labelsTr" / "STS_001.nii.gz")
+    array = np.asanyarray(label.dataobj)
+    shifted = np.zeros_like(array)
+    shifted[3:] = array[:-3]
+    write(tmp_path / "STS_001_CT_seg.nii.gz", shifted, label.affine)
+    code, out, err = run(capsys, tmp_path, real_data / "sts", "--allow-missing", "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    (case,) = content["cases"]
+    expected = 2 * np.count_nonzero((array == 1) & (shifted == 1)) / (np.count_nonzero(array == 1) + np.count_nonzero(shifted == 1))
+    assert (case["case"], case["labels"][0]["name"]) == ("STS_001", "tumor")
+    assert case["labels"][0]["dice"] == pytest.approx(expected)
+    assert len(content["references_without_prediction"]) == 40
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from volseg.cli.main import main\n"
+        "try: main(['evaluate', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "loaded = {'torch', 'monai', 'numpy', 'matplotlib', 'rich'} & set(sys.modules); assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "volseg evaluate out/ references/" in done.stdout

@@ -74,8 +74,8 @@ def read_datalist(dataset: str | Path) -> Datalist:
     Parameters
     ----------
     dataset : path
-        A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when there
-        are several channels). Paths are relative to the folder of the JSON file.
+        A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when
+        there are several channels). Paths are relative to the folder of the JSON file.
 
     Returns
     -------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError
+from volseg.io import written_beside
 
 BEST = "model.pt"
 LAST = "last.pt"
@@ -46,15 +47,10 @@ def save_torch(content: Any, path: Path) -> None:
     """Write with ``torch.save`` beside the target, then rename: the file is complete or absent."""
     import torch
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_beside(path) as partial, partial.open("wb") as stream:
+        torch.save(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def save_last(path: Path, position: Position, identity: Mapping[str, Any], states: Mapping[str, Any]) -> None:

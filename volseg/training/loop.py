@@ -137,7 +137,7 @@ class TrainingLoop:
         np.random.seed(seed)
         torch.manual_seed(seed)
         transform = getattr(self._trainer.data_loader.dataset, "transform", None)
-        if hasattr(transform, "set_random_state"):
+        if transform is not None and hasattr(transform, "set_random_state"):
             transform.set_random_state(seed)
         self._losses: list[float] = []
         self._epoch_began = time.perf_counter()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from volseg.io.text import write_text
+from volseg.provenance import software_versions
 from volseg.training.progress import EpochReport
 
 COLUMNS = ("epoch", "elapsed_s", "train_loss", "learning_rate", "seconds", "steps_per_second")
-REPORTED_PACKAGES = ("volseg", "monai", "torch", "pytorch-ignite", "nibabel", "numpy", "SimpleITK", "pydicom")
 
 
 class MetricsTable:
@@ -52,21 +49,6 @@ class MetricsTable:
         write_text(self._path, text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside the target, then rename: the file is complete or absent."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON, complete or not at all."""
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
-
-
 def provenance(facts: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:
     """Where a run came from: command, software, machine, and the size and time of every file it read.
 
@@ -86,26 +68,6 @@ def provenance(facts: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
         **facts,
         "files": [{"path": str(path), "bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files if path.exists()],
     }
-
-
-def software_versions(packages: Sequence[str] = REPORTED_PACKAGES) -> dict[str, str]:
-    """Installed version of each package, those that are not installed left out."""
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _short(value: float) -> float | int:

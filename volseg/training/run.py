@@ -13,10 +13,12 @@ from typing import Any
 from volseg.bundle import Bundle, find_bundle, read_bundle
 from volseg.dataset import Case, read_datalist, split_fold
 from volseg.errors import BundleError, DatasetError, InputError, OutputError
+from volseg.io.text import write_json
+from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import EVALUATOR, TRAINER, RunConfig, prepare_config
-from volseg.training.progress import EpochReport, Reporter, SilentReporter
-from volseg.training.records import MetricsTable, provenance, sha256_of, write_json
+from volseg.training.progress import Reporter, SilentReporter
+from volseg.training.records import MetricsTable, provenance
 from volseg.training.schedule import Limits
 
 SYNTHETIC = "synthetic"

@@ -29,7 +29,7 @@ class Limits:
     def schedule_step(self, epoch: int, elapsed_s: float) -> int:
         """Epoch of the full schedule that this moment corresponds to.
 
-        A scheduler that was made for ``epochs`` is stepped to here, so a training cut short by the clock still ends with the small steps of the schedule's end (poly and cosine decays
-        would otherwise never be reached).
+        A scheduler that was made for ``epochs`` is stepped to here, so a training cut short by the clock still ends with the small steps of the schedule's end,
+        which poly and cosine decays would otherwise never reach.
         """
         return min(self.epochs, int(self.progress(epoch, elapsed_s) * self.epochs + 1e-9))

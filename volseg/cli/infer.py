@@ -1,0 +1,292 @@
+"""``volseg infer``: segment scans."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from volseg.cli.options import Console, json_option, verbosity_options
+from volseg.errors import InputError, OutputError, VolsegError
+
+if TYPE_CHECKING:
+    from volseg.inference import Segmentation, Segmenter
+    from volseg.io import Volume
+
+SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}
+DEFAULT_BUNDLE = "ct_tumor"
+DEFAULT_OUTPUT = Path("out")
+
+
+@dataclass(frozen=True)
+class _Job:
+    scan: Path
+    stem: str
+    folder: Path
+    formats: tuple[str, ...]
+    preview: bool
+
+    @property
+    def report(self) -> Path:
+        return self.folder / f"{self.stem}_seg.json"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / f"{self.stem}_seg.png"
+
+    def labels(self) -> list[Path]:
+        return [self.folder / f"{self.stem}_seg{SUFFIXES[name]}" for name in self.formats]
+
+    def outputs(self) -> list[Path]:
+        return [*self.labels(), self.report, *([self.picture] if self.preview else [])]
+
+
+@click.command()
+@click.argument("scans", nargs=-1, required=True, metavar="SCAN...", type=click.Path(path_type=Path))
+@click.option("-b", "--bundle", default=DEFAULT_BUNDLE, show_default=True, help="Folder of a MONAI bundle, or a name (see `volseg bundle list`).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, metavar="OUT_DIR", help="Folder for the results; made if needed.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(list(SUFFIXES)), default=["nifti"], show_default=True, help="Format of the label map (repeatable).")
+@click.option("--series", metavar="UID", help="SeriesInstanceUID to segment, where a DICOM folder holds several volumes.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="auto: fp16 on CUDA, bf16 on CPUs that compute it, else fp32."
+)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Other weights for the bundle's network, e.g. RUN_DIR/model.pt.")
+@click.option("--overlap", type=float, metavar="F", help="Overlap of the sliding windows, 0 to below 1  [default: the bundle's own]")
+@click.option("--preview/--no-preview", default=True, show_default=True, help="Write a picture of three planes beside each label.")
+@click.option("--overwrite", is_flag=True, help="Replace files in OUT_DIR that volseg did not write.")
+@click.option("--dry-run", is_flag=True, help="Read the scans, print what would be done, and stop.")
+@json_option
+@verbosity_options
+def infer(
+    scans: tuple[Path, ...],
+    bundle: str,
+    output: Path,
+    formats: tuple[str, ...],
+    series: str | None,
+    device: str,
+    precision: str,
+    weights: Path | None,
+    overlap: float | None,
+    preview: bool,
+    overwrite: bool,
+    dry_run: bool,
+    json_output: bool,
+    verbose: bool,
+    quiet: bool,
+) -> int:
+    """Segment each SCAN: a NIfTI, NRRD or MHA file, a DICOM file, folder or zip, or a folder of scans.
+
+    For scan.nii.gz, OUT_DIR gets scan_seg.nii.gz (the label on exactly the scan's grid), scan_seg.json (labels with volumes in ml, input, weights, software, timings, warnings) and
+    scan_seg.png (a picture). One unusable scan does not stop the others; the exit status is then 2.
+
+    \b
+    Examples:
+      volseg infer scan.nii.gz
+      volseg infer DICOM_FOLDER -o results
+      volseg infer scans/ -o results --format nrrd
+      volseg infer scan.nii.gz -b bundles/ct_tumor --weights runs/ct_tumor/fold0/last.pt
+      volseg infer scan.nii.gz --dry-run --json
+    """
+    from volseg.io import discover, output_stems
+
+    console = Console(verbose, quiet, json_output)
+    found = [scan for given in scans for scan in discover(given)]
+    jobs = [_Job(scan, stem, output, tuple(dict.fromkeys(formats)), preview) for scan, stem in zip(found, output_stems(found), strict=True)]
+    from volseg.bundle import find_bundle
+
+    folder = find_bundle(bundle)
+    if not dry_run:
+        _refuse_foreign(jobs, overwrite=overwrite)
+    settings = _Settings(folder, device, precision, weights, overlap, series)
+    if dry_run:
+        return _dry_run(jobs, settings, console)
+    with _output_folder(output):
+        return _run(jobs, settings, console)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    bundle: Path
+    device: str
+    precision: str
+    weights: Path | None
+    overlap: float | None
+    series: str | None
+
+    def segmenter(self) -> Segmenter:
+        from volseg.inference import Segmenter
+
+        return Segmenter(self.bundle, device=self.device, precision=self.precision, weights=self.weights, overlap=self.overlap)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    job: _Job
+    volume: Volume
+    segmenter: Segmenter
+    read_s: float
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    job: _Job
+    error: InputError
+
+
+def _run(jobs: list[_Job], settings: _Settings, console: Console) -> int:
+    results: list[dict[str, Any]] = []
+    for scan in _each(jobs, settings, console):
+        if isinstance(scan, _Unusable):
+            results.append(_report_failure(scan, alone=len(jobs) == 1))
+            continue
+        try:
+            with _window_bar(console, scan.job) as progress:
+                segmentation = scan.segmenter.segment(scan.volume, progress=progress)
+            results.append(_write(scan, segmentation, console))
+        except InputError as error:
+            results.append(_report_failure(_Unusable(scan.job, error), alone=len(jobs) == 1))
+    console.document({"results": results})
+    return 2 if any("error" in result for result in results) else 0
+
+
+def _dry_run(jobs: list[_Job], settings: _Settings, console: Console) -> int:
+    results: list[dict[str, Any]] = []
+    for scan in _each(jobs, settings, console):
+        if isinstance(scan, _Unusable):
+            results.append(_report_failure(scan, alone=len(jobs) == 1))
+            continue
+        plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
+        results.append({"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan, "warnings": list(scan.volume.warnings)})
+        patch = "x".join(map(str, plan["patch"]))
+        console.say(f"{scan.job.scan}: {scan.volume.grid}")
+        console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
+        console.say(f"  {plan['device_name']}, {plan['precision']}; would write {', '.join(outputs)}")
+    console.document({"results": results})
+    return 2 if any("error" in result for result in results) else 0
+
+
+def _each(jobs: list[_Job], settings: _Settings, console: Console) -> Iterator[_Scan | _Unusable]:
+    """Read the scans one by one; the bundle is loaded once, after the first scan could be read, so that a wrong path is told at once."""
+    from time import perf_counter
+
+    from volseg.io import load
+
+    segmenter: Segmenter | None = None
+    for job in jobs:
+        began = perf_counter()
+        try:
+            volume = load(job.scan, series=settings.series)
+        except InputError as error:
+            yield _Unusable(job, error)
+            continue
+        read_s = perf_counter() - began
+        console.detail(f"{job.scan}: {volume}")
+        if segmenter is None:
+            segmenter = settings.segmenter()
+        yield _Scan(job, volume, segmenter, read_s)
+
+
+def _report_failure(scan: _Unusable, *, alone: bool) -> dict[str, Any]:
+    """With one scan the error ends the command; with several it is told and the others go on."""
+    if alone:
+        raise scan.error
+    click.echo(f"volseg: error: {scan.error}", err=True)
+    return {"input": str(scan.job.scan), "error": str(scan.error)}
+
+
+def _write(scan: _Scan, segmentation: Segmentation, console: Console) -> dict[str, Any]:
+    """Write every output of one scan; when one fails, those already written for it are taken back."""
+    from time import perf_counter
+
+    from volseg.io.text import write_json
+    from volseg.report import write_preview
+
+    began, job = perf_counter(), scan.job
+    report = segmentation.report()
+    report["timings_s"] = {**report["timings_s"], "read": round(scan.read_s, 4)}
+    written: list[Path] = []
+    try:
+        for path in job.labels():
+            written.append(segmentation.save(path))
+        if job.preview:
+            written.append(write_preview(segmentation.volume, segmentation.label, job.picture, label_names=segmentation.labels))
+        report["timings_s"]["write"] = round(perf_counter() - began, 4)
+        report["outputs"] = [str(path) for path in (*written, job.report)]
+        written.append(job.report)
+        write_json(job.report, report)
+    except (VolsegError, OSError):
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    for warning in report["warnings"]:
+        console.warn(f"{job.scan}: {warning}")
+    volumes = ", ".join(f"{label['name']} {label['volume_ml']:.1f} ml" for label in report["labels"])
+    console.say(f"{job.scan}: {volumes} -> {job.labels()[0]}  ({sum(report['timings_s'].values()):.1f} s)")
+    return report
+
+
+def _refuse_foreign(jobs: list[_Job], *, overwrite: bool) -> None:
+    """Results of an earlier run are replaced; any other file of that name is not, unless asked."""
+    scans = {job.scan.resolve() for job in jobs}
+    for job in jobs:
+        present = [path for path in job.outputs() if path.exists()]
+        same = next((path for path in present if path.resolve() in scans), None)
+        if same is not None:
+            msg = f"{same}: the result would replace an input scan; choose another folder with -o"
+            raise InputError(msg)
+        if present and not overwrite and not _is_ours(job.report):
+            msg = f"{present[0]}: it exists and was not written by volseg; choose another folder with -o, or add --overwrite"
+            raise OutputError(msg)
+
+
+def _is_ours(report: Path) -> bool:
+    try:
+        return "report_version" in json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """Make the folder before any work is done, and take it away again when nothing was written into it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: the output folder cannot be made ({error.strerror}); choose another with -o"
+        raise OutputError(msg) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{folder}: the output folder cannot be written to; choose another with -o"
+        raise OutputError(msg)
+    try:
+        yield
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+@contextmanager
+def _window_bar(console: Console, job: _Job) -> Iterator[Any]:
+    """Progress over the windows of one scan: a bar on a terminal, a line elsewhere."""
+    if console.quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        click.echo(f"segmenting {job.scan}", err=True)
+        yield None
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress
+
+    with Progress(console=RichConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task(job.stem, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,134 @@
+"""A bundle's inference config as a pipeline of stock MONAI parts, without its file reading and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volseg.bundle import Bundle, load_weights, mismatch, read_state_dict
+from volseg.errors import BundleError
+
+if TYPE_CHECKING:
+    import torch
+    from monai.bundle import ConfigParser
+
+PREPROCESSING = ("preprocessing", "pre_transforms")
+POSTPROCESSING = ("postprocessing", "post_transforms")
+"""Ids of the two transform chains, in the order MONAI Label looks for them."""
+
+FILE_TRANSFORMS = ("LoadImage", "LoadImaged", "SaveImage", "SaveImaged", "DeleteItemsd")
+"""Transforms volseg takes out: it reads and writes the files itself, and hands over no keys that would have to be deleted."""
+
+IMAGE, PREDICTION = "image", "pred"
+"""Names of the network's input and output in every bundle (MONAI Label's contract)."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What turns an image into a label.
+
+    Attributes
+    ----------
+    preprocess : callable
+        Takes ``{"image": MetaTensor (i, j, k)}``, gives ``{"image": MetaTensor (C, i, j, k)}`` ready for the network.
+    network : torch.nn.Module
+        In evaluation mode, on ``device``.
+    inferer : callable
+        MONAI inferer, called with a batch ``(1, C, i, j, k)`` and the network.
+    postprocess : callable
+        Takes the same mapping with ``"pred"`` added (C, i, j, k), gives the label or scores on the image's own grid.
+    device : torch.device
+        Where the network runs.
+    weights : Path
+        File the weights came from.
+    """
+
+    preprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    network: torch.nn.Module
+    inferer: Any
+    postprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    device: torch.device
+    weights: Path
+
+
+def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = None, overlap: float | None = None) -> Pipeline:
+    """Instantiate a bundle's inference config.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Where the config and the weights are.
+    device : torch.device
+        Where the network will run.
+    weights : Path, optional
+        Other weights for the same network (a ``model.pt`` or ``last.pt`` of ``volseg train``).
+    overlap : float, optional
+        Overrides the overlap of a sliding-window inferer.
+
+    Raises
+    ------
+    BundleError
+        When the config lacks a part, a part cannot be built, or the weights do not fit the network.
+    """
+    import torch
+    from monai.bundle import ConfigParser
+    from monai.inferers import SlidingWindowInferer
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle.inference_config))
+    parser["bundle_root"] = str(bundle.path)
+    parser["device"] = f"$torch.device('{device}')"
+    imports = list(parser.get("imports") or [])
+    parser["imports"] = imports if "$import torch" in imports else [*imports, "$import torch"]
+    network = _part(parser, bundle, ("network_def",))
+    if not isinstance(network, torch.nn.Module):
+        msg = f"{bundle.inference_config}: `network_def` is a {type(network).__name__}, not a torch network"
+        raise BundleError(msg)
+    if weights is None:
+        load_weights(bundle, network)
+    else:
+        _load_other(weights, network, bundle)
+    inferer = _part(parser, bundle, ("inferer",))
+    if overlap is not None:
+        if not isinstance(inferer, SlidingWindowInferer):
+            msg = f"{bundle.inference_config}: --overlap is for a sliding-window inferer, this bundle has a {type(inferer).__name__}; leave --overlap out"
+            raise BundleError(msg)
+        inferer.overlap = overlap
+    preprocess = _without_files(_part(parser, bundle, PREPROCESSING))
+    postprocess = _without_files(_part(parser, bundle, POSTPROCESSING))
+    return Pipeline(preprocess, network.to(device).eval(), inferer, postprocess, device, weights or bundle.weights or bundle.path)
+
+
+def _part(parser: ConfigParser, bundle: Bundle, ids: tuple[str, ...]) -> Any:
+    """Instantiate the first of several ids that the config has; whatever fails inside is said in one line."""
+    name = next((name for name in ids if parser.get(name) is not None), None)
+    if name is None:
+        msg = f"{bundle.inference_config}: there is no `{ids[0]}` in it; a bundle needs one to segment"
+        raise BundleError(msg)
+    try:
+        return parser.get_parsed_content(name)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        msg = f"{bundle.inference_config}: `{name}` cannot be built: {type(cause).__name__}: {' '.join(str(cause).split())}"
+        raise BundleError(msg) from error
+
+
+def _load_other(weights: Path, network: torch.nn.Module, bundle: Bundle) -> None:
+    state = read_state_dict(weights)
+    problem = mismatch(state, network)
+    if problem:
+        msg = f"{weights}: these weights do not fit the network of bundle {bundle.name}: {problem}; use weights that were trained with it"
+        raise BundleError(msg)
+    network.load_state_dict(state)
+
+
+def _without_files(chain: Any) -> Any:
+    """Take the reading and writing of files out of a Compose, in place: ``Invertd`` holds the same object and must see the same chain."""
+    transforms = getattr(chain, "transforms", None)
+    if transforms is not None:
+        chain.transforms = [_without_files(t) for t in transforms if type(t).__name__ not in FILE_TRANSFORMS]
+    return chain

@@ -1,0 +1,90 @@
+"""A finished segmentation: the label on the scan's grid, and the record of how it came to be."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.io import Volume, save_label
+from volseg.provenance import software_versions
+
+REPORT_VERSION = 1
+"""Raised whenever a field of the report changes its meaning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The label of one scan.
+
+    Attributes
+    ----------
+    label : ndarray
+        Label map (uint8, or uint16 above 255 labels), axes ``(i, j, k)`` of ``volume.grid``.
+    volume : Volume
+        The scan.
+    labels : mapping of int to str
+        Name of every label value but the background.
+    bundle : mapping
+        Name, version, path, and weights with their SHA-256.
+    engine : mapping
+        Engine, device, precision, windows, patch, spacing of the network's input.
+    timings_s : mapping of str to float
+        Seconds per stage.
+    peak_memory_bytes : int or None
+        Highest resident memory of the process so far.
+    warnings : tuple of str
+        Of the scan and of the run.
+    """
+
+    label: npt.NDArray[np.unsignedinteger[Any]]
+    volume: Volume
+    labels: Mapping[int, str]
+    bundle: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """For each label: value, name, number of voxels and volume in millilitres."""
+        counts = np.bincount(self.label.ravel(), minlength=max(self.labels, default=0) + 1)
+        unit = self.volume.grid.voxel_volume_ml
+        return [{"value": value, "name": name, "voxels": int(counts[value]), "volume_ml": round(float(counts[value]) * unit, 4)} for value, name in sorted(self.labels.items())]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the label on exactly the scan's grid (see :func:`volseg.io.save_label`)."""
+        return save_label(self.label, self.volume, path)
+
+    def report(self) -> dict[str, Any]:
+        """Everything that makes the result traceable, ready for JSON."""
+        source, grid = self.volume.source, self.volume.grid
+        return {
+            "report_version": REPORT_VERSION,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "input": {
+                "path": str(source.path),
+                "kind": source.kind,
+                "sha256": source.sha256,
+                "series_instance_uid": source.series_instance_uid,
+                "modality": source.modality,
+                "shape": list(grid.shape),
+                "spacing_mm": [round(s, 6) for s in grid.spacing],
+                "orientation": grid.orientation,
+                "affine_ras_mm": grid.affine.tolist(),
+                "details": {key: value for key, value in source.details.items() if key != "sop_instance_uids"},
+            },
+            "labels": self.statistics(),
+            "bundle": dict(self.bundle),
+            "engine": dict(self.engine),
+            "timings_s": {stage: round(seconds, 4) for stage, seconds in self.timings_s.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "software": {"python": platform.python_version(), "platform": platform.platform(), **software_versions()},
+            "warnings": list(self.warnings),
+        }

@@ -1,0 +1,290 @@
+"""Run a bundle on scans: the stock MONAI path, in memory, with checks before and after."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from volseg.bundle import Bundle, find_bundle, read_bundle
+from volseg.errors import BundleError, InputError
+from volseg.geometry import Grid
+from volseg.inference.device import autocast, describe_device, select_device, select_precision
+from volseg.inference.pipeline import IMAGE, PREDICTION, Pipeline, build_pipeline
+from volseg.inference.segmentation import Segmentation
+from volseg.inference.windows import count_windows
+from volseg.io import Volume, load
+from volseg.provenance import peak_memory_bytes, sha256_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+    from monai.data import MetaTensor
+
+WindowProgress = Callable[[int, int], None]
+"""Called with the windows done and the windows in all."""
+
+GRID_TOLERANCE_MM = 1e-2
+"""MONAI keeps affines in float32 or float64 and inverts resampling numerically; a restored grid is the scan's own within a hundredth of a millimetre."""
+
+
+class Segmenter:
+    """A bundle, loaded and ready to segment.
+
+    Parameters
+    ----------
+    bundle : str or Path
+        Folder or name of a MONAI bundle.
+    device : str
+        ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
+    precision : str
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is fp16 on CUDA, bf16 on CPUs that compute it, else fp32.
+    weights : str or Path, optional
+        Other weights for the bundle's network.
+    overlap : float, optional
+        Overrides the overlap of the sliding window (0 to below 1).
+
+    Raises
+    ------
+    BundleError
+        When the bundle or its weights cannot be used.
+    DeviceError
+        When the device or precision is not available.
+    """
+
+    def __init__(self, bundle: str | Path = "ct_tumor", *, device: str = "auto", precision: str = "auto", weights: str | Path | None = None, overlap: float | None = None) -> None:
+        self.bundle: Bundle = read_bundle(find_bundle(bundle))
+        if overlap is not None and not 0 <= overlap < 1:
+            msg = f"--overlap {overlap}: give a share from 0 to below 1, e.g. 0.5"
+            raise InputError(msg)
+        self._device = select_device(device)
+        self._precision = select_precision(precision, self._device)
+        with _quiet():
+            self._pipeline: Pipeline = build_pipeline(self.bundle, self._device, Path(weights) if weights else None, overlap)
+        self._weights_sha256 = sha256_of(self._pipeline.weights)
+
+    def plan(self, volume: Volume) -> dict[str, Any]:
+        """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
+        self._check(volume)
+        with _quiet():
+            image = self._preprocess(volume)
+        return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE])}
+
+    def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None) -> Segmentation:
+        """Segment one scan.
+
+        Parameters
+        ----------
+        scan : Volume or path
+            A loaded volume, or anything :func:`volseg.io.load` reads.
+        series : str, optional
+            SeriesInstanceUID, where a DICOM folder holds several volumes.
+        progress : callable, optional
+            Called with (windows done, windows in all).
+
+        Returns
+        -------
+        Segmentation
+            Its label lies on exactly the scan's grid.
+
+        Raises
+        ------
+        InputError, GeometryError, SeriesError
+            When the scan cannot be read, or has no finite voxel.
+        BundleError
+            When the bundle does not fit the scan (number of channels) or its post-processing gives no label map.
+        """
+        timer = _Timer()
+        volume = scan if isinstance(scan, Volume) else load(scan, series=series)
+        timer.mark("read")
+        notes = [*volume.warnings, *self._check(volume)]
+        with _quiet():
+            data = dict(self._preprocess(volume))
+            timer.mark("preprocess")
+            engine = self._engine(data[IMAGE])
+            data[PREDICTION] = self._predict(data[IMAGE], engine["windows"], progress)
+            timer.mark("network")
+            label, moved = self._restore(data, volume)
+        timer.mark("restore")
+        if moved:
+            notes.append(moved)
+        names = {value: name for value, name in self.bundle.labels.items() if value != 0}
+        return Segmentation(label, volume, names, self._identity(), engine, timer.seconds, peak_memory_bytes(), tuple(notes))
+
+    def _check(self, volume: Volume) -> list[str]:
+        if self.bundle.input_channels != 1:
+            needed = ", ".join(self.bundle.channel_names)
+            msg = f"{volume.source.path}: one image, but bundle {self.bundle.name} takes {self.bundle.input_channels} channels ({needed}); use a bundle of one channel"
+            raise InputError(msg)
+        notes = []
+        wanted, found = self.bundle.modality, volume.source.modality
+        if wanted and found and wanted.upper() != found.upper():
+            notes.append(f"bundle {self.bundle.name} was made for {wanted}, but this series says {found}")
+        finite = np.isfinite(volume.array)
+        if not finite.any():
+            msg = f"{volume.source.path}: no voxel has a finite value; export the scan again"
+            raise InputError(msg)
+        if wanted == "CT" and not (volume.array[finite] < 0).any():
+            notes.append("no voxel is negative, so the values do not look like Hounsfield units; check the rescale slope and intercept of the scan")
+        return notes
+
+    def _preprocess(self, volume: Volume) -> Any:
+        import torch
+        from monai.data import MetaTensor
+
+        array = volume.array
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            finite = np.isfinite(array)
+            array = np.where(finite, array, array[finite].min())
+        tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))
+        affine = torch.as_tensor(volume.grid.affine.copy())
+        meta = {
+            "affine": affine,
+            "original_affine": affine.clone(),
+            "spatial_shape": np.asarray(volume.grid.shape),
+            "original_channel_dim": "no_channel",
+            "filename_or_obj": volume.source.name,
+            "space": "RAS",
+        }
+        try:
+            return self._pipeline.preprocess({IMAGE: MetaTensor(tensor, meta=meta)})
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise self._broken(error, stage="preprocessing") from error
+
+    def _predict(self, image: MetaTensor, windows: int, progress: WindowProgress | None) -> torch.Tensor:
+        import torch
+
+        network: Any = self._pipeline.network
+        if progress is not None:
+            network = _counting(network, windows, progress)
+        batch = image.as_tensor()[None].to(self._device) if hasattr(image, "as_tensor") else image[None].to(self._device)
+        if batch.shape[1] != self.bundle.input_channels:
+            msg = f"{self.bundle.inference_config}: the pre-processing gives {batch.shape[1]} channels, but the network takes {self.bundle.input_channels}; correct the config"
+            raise BundleError(msg)
+        with torch.no_grad(), autocast(self._precision, self._device):
+            try:
+                scores = self._pipeline.inferer(batch, network)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise self._broken(error, stage="inferer") from error
+        if not isinstance(scores, torch.Tensor):
+            msg = f"{self.bundle.inference_config}: the network gives a {type(scores).__name__}, not one tensor of scores; volseg runs segmentation bundles"
+            raise BundleError(msg)
+        return scores[0].float().cpu()
+
+    def _restore(self, data: dict[str, Any], volume: Volume) -> tuple[npt.NDArray[np.unsignedinteger[Any]], str]:
+        from monai.data import MetaTensor
+
+        image = data[IMAGE]
+        scores = data[PREDICTION]
+        if not bool(scores.isfinite().all()):
+            msg = f"{self._pipeline.weights}: the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
+            raise BundleError(msg)
+        data[PREDICTION] = MetaTensor(scores, meta=dict(image.meta)) if isinstance(image, MetaTensor) else scores
+        try:
+            pred = self._pipeline.postprocess(data)[PREDICTION]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise self._broken(error, stage="postprocessing") from error
+        if pred.ndim != 4 or pred.shape[0] != 1:
+            msg = f"{self.bundle.inference_config}: the post-processing gives an array of shape {tuple(pred.shape)}, not one label map; it should end in AsDiscreted(argmax=True)"
+            raise BundleError(msg)
+        pred, moved = _on_grid(pred, volume.grid)
+        array = pred.as_tensor().numpy()[0] if isinstance(pred, MetaTensor) else pred.numpy()[0]
+        largest = int(array.max(initial=0))
+        return np.rint(array).astype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16), moved
+
+    def _engine(self, image: torch.Tensor) -> dict[str, Any]:
+        roi, overlap = _window_of(self._pipeline.inferer, image.shape[1:])
+        affine = getattr(image, "affine", None)
+        spacing = [round(float(s), 4) for s in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)] if affine is not None else None
+        return {
+            "engine": "torch",
+            "device": str(self._device),
+            "device_name": describe_device(self._device),
+            "precision": self._precision,
+            "network_shape": [int(n) for n in image.shape[1:]],
+            "network_spacing_mm": spacing,
+            "patch": roi,
+            "overlap": overlap,
+            "windows": count_windows(image.shape[1:], roi, overlap),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "name": self.bundle.name,
+            "version": self.bundle.version,
+            "path": str(self.bundle.path),
+            "weights": str(self._pipeline.weights),
+            "weights_sha256": self._weights_sha256,
+        }
+
+    def _broken(self, error: Exception, *, stage: str) -> BundleError:
+        return BundleError(f"{self.bundle.inference_config}: `{stage}` failed on this scan: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+class _Timer:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
+
+
+def _counting(network: Any, windows: int, progress: WindowProgress) -> Callable[..., Any]:
+    done = 0
+
+    def forward(batch: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal done
+        scores = network(batch, *args, **kwargs)
+        done = min(windows, done + batch.shape[0])
+        progress(done, windows)
+        return scores
+
+    progress(0, windows)
+    return forward
+
+
+def _window_of(inferer: Any, size: Any) -> tuple[list[int], list[float]]:
+    """Window size and overlap per axis; an inferer without windows takes the whole volume at once."""
+    axes = len(size)
+    roi = getattr(inferer, "roi_size", None)
+    if roi is None:
+        return [int(n) for n in size], [0.0] * axes
+    sizes = [int(roi)] * axes if isinstance(roi, int) else [int(n) for n in roi]
+    overlap = getattr(inferer, "overlap", 0.0)
+    shares = [float(overlap)] * axes if isinstance(overlap, (int, float)) else [float(n) for n in overlap]
+    return [wanted if wanted > 0 else int(length) for wanted, length in zip(sizes, size, strict=True)], shares
+
+
+def _on_grid(pred: Any, grid: Grid) -> tuple[Any, str]:
+    """Check that a prediction lies on the scan's grid; one that the bundle left on another grid is brought there, nearest neighbour, and that is said."""
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
+    if not isinstance(pred, MetaTensor):
+        if tuple(pred.shape[1:]) != grid.shape:
+            msg = f"the bundle's post-processing gives {tuple(pred.shape[1:])} voxels without a position, but the scan has {grid.shape}; add Invertd to it"
+            raise BundleError(msg)
+        return pred, ""
+    found = Grid(tuple(pred.shape[1:]), np.asarray(pred.affine, dtype=np.float64))  # type: ignore[arg-type]
+    if found.isclose(grid, GRID_TOLERANCE_MM):
+        return pred, ""
+    resampled = SpatialResample(mode="nearest", padding_mode="zeros")(pred, dst_affine=grid.affine.copy(), spatial_size=grid.shape)
+    return resampled, f"the bundle left its label on another grid ({found}); it was brought to the scan's grid by nearest neighbour"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MONAI's warnings about its own future off the user's terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -233,6 +235,26 @@ def test_real_references_against_themselves_and_shifted(real_data: Path, tmp_pat
     assert (case["case"], case["labels"][0]["name"]) == ("STS_001", "tumor")
     assert case["labels"][0]["dice"] == pytest.approx(expected)
     assert len(content["references_without_prediction"]) == 40
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(120, True), (60, False)])
+def test_a_terminal_gets_whole_numbers_at_any_width(folders: tuple[Path, Path], columns: int, drawn: bool) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from volseg.cli import main; main()", "evaluate", *map(str, folders)]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(theirs)
+    out = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            out += part
+    os.close(ours)
+    text = out.decode()
+    assert done.returncode == 0, done.stderr
+    assert ("\u2500" in text) is drawn
+    assert all(number in text for number in ("0.5000", "0.7500", "0.6250", "0.1768"))
+    assert "\u2026" not in text
 
 
 def test_help_imports_no_torch() -> None:

@@ -72,7 +72,7 @@ def test_case_names_order_and_leftovers() -> None:
 
 
 def test_long_lists_are_cut_in_messages() -> None:
-    with pytest.raises(InputError, match="p4.nii.gz and 3 more; references"):
+    with pytest.raises(InputError, match=r"p4\.nii\.gz and 3 more; references"):
         paired([f"p{n}.nii.gz" for n in range(8)], ["r.nii.gz"])
 
 
@@ -111,7 +111,7 @@ def test_an_nnunet_dataset_lists_its_folder(tmp_path: Path) -> None:
 
 def test_a_dataset_with_missing_or_nameless_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1": "t"}, "training": [{"image": "a.nii.gz", "label": "gone.nii.gz"}]}))
-    with pytest.raises(DatasetError, match="gone.nii.gz is not there"):
+    with pytest.raises(DatasetError, match=r"gone\.nii\.gz is not there"):
         find_references(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1": "t"}, "training": ["a.nii.gz"]}))
     with pytest.raises(DatasetError, match="names no label"):

@@ -145,9 +145,9 @@ def test_json_and_csv_hold_every_case_and_leave_the_undefined_empty(tmp_path: Pa
     assert [case["labels"][0]["dice"] for case in written["cases"]] == [None, 0, 0, 0.5]
     assert written["references_without_prediction"] == ["ref/lost.nii.gz"]
     rows = list(csv.DictReader(io.StringIO(write_csv(evaluation, tmp_path / "cases.csv").read_text())))
-    assert [(row["case"], row["name"], row["dice"]) for row in rows] == [
-        (name, 'a, "quoted" name', value) for name, value in zip(("both", "missed", "spurious", "half"), ("", "0.0", "0.0", "0.5"), strict=True)
-    ]
+    assert [row["case"] for row in rows] == ["both", "missed", "spurious", "half"]
+    assert [row["dice"] for row in rows] == ["", "0.0", "0.0", "0.5"]
+    assert {row["name"] for row in rows} == {'a, "quoted" name'}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "report.json"]
 
 

@@ -100,11 +100,11 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, dict[int, 
 def print_tables(evaluation: Evaluation, console: Console) -> None:
     """Print the cases (at most ``CASES_SHOWN``, all with ``-v``) and the summary per label."""
     cases = evaluation.cases if console.verbose else evaluation.cases[:CASES_SHOWN]
-    numbers = ("Dice", "IoU", "precision", "sensitivity", "prediction ml", "reference ml", "difference ml")
+    numbers = ("Dice", "precision", "sensitivity", "ml", "reference ml", "difference")
     columns = [Column("case"), Column("label"), *(Column(text, True) for text in numbers), Column("note")]
     rows = [
         [case.name, score.name]
-        + [_ratio(value) for value in (score.overlap.dice, score.overlap.iou, score.overlap.precision, score.overlap.sensitivity)]
+        + [_ratio(value) for value in (score.overlap.dice, score.overlap.precision, score.overlap.sensitivity)]
         + [f"{score.predicted_ml:.2f}", f"{score.reference_ml:.2f}", f"{score.volume_difference_ml:+.2f}", score.note]
         for case in cases
         for score in case.scores

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shutil import get_terminal_size
 from typing import Any, TypeVar
 
 import click
@@ -81,16 +82,20 @@ class Console:
         """Print a table on stdout, unless ``-q`` or ``--json``."""
         if not self.talks:
             return
-        if not sys.stdout.isatty():
-            click.echo(format_plain_table(title, columns, rows))
+        plain = format_plain_table(title, columns, rows)
+        # Rich would cut cells short on a narrow terminal; numbers that are cut are worse than lines that wrap.
+        widest = max(map(len, plain.splitlines())) + len(columns) + 1
+        if not sys.stdout.isatty() or widest > get_terminal_size().columns:
+            click.echo(plain)
             return
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console as RichConsole
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=escape(title), title_justify="left")
+        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
         for column in columns:
-            table.add_column(escape(column.heading), justify="right" if column.numeric else "left")
+            table.add_column(escape(column.heading), justify="right" if column.numeric else "left", no_wrap=True)
         for row in rows:
             table.add_row(*map(escape, row))
         RichConsole().print(table)

@@ -154,13 +154,12 @@ def _draw_plane(ax: Axes, plane: Plane, scene: _Scene, index: int) -> None:
     low, high = scene.grey
     ax.imshow(plane.picture(scene.image, index).astype(np.float32), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear", aspect="auto")
     labels = plane.picture(scene.label, index)
-    for label in scene.volumes_ml:
+    fill = np.zeros((*labels.shape, 4), dtype=np.float32)
+    for label in np.unique(labels[labels != 0]).tolist():
         mask = labels == label
-        if mask.any():
-            fill = np.zeros((*mask.shape, 4))
-            fill[mask] = to_rgba(label_colour(label), FILL_OPACITY)
-            ax.imshow(fill, extent=extent, interpolation="nearest", aspect="auto")
-            _draw_contour(ax, mask, (width, height), colors=[label_colour(label)], linewidths=1.4)
+        fill[mask] = to_rgba(label_colour(label), FILL_OPACITY)
+        _draw_contour(ax, mask, (width, height), colors=[label_colour(label)], linewidths=1.4)
+    ax.imshow(fill, extent=extent, interpolation="nearest", aspect="auto")
     if scene.reference is not None:
         reference = plane.picture(scene.reference, index)
         for label in np.unique(reference[reference != 0]):

@@ -40,6 +40,10 @@ KEYWORDS = (
 """What is read of a header; the patient's name and all else is left alone."""
 
 
+NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes whose pixels lie in the file as they are: implicit, explicit and big-endian VR (PS3.5 annex A); deflated files are packed as a whole."""
+
+
 class TagError(Exception):
     """An element is missing, malformed or unusable; the message lacks the file, which the caller knows."""
 
@@ -76,10 +80,9 @@ def open_dataset(member: Member, *, pixels: bool) -> Any:
         except (InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, EOFError, OverflowError, MemoryError) as error:
             msg = f"{member}: damaged DICOM ({' '.join(str(error).split()) or type(error).__name__}); copy it again from its source"
             raise InputError(msg) from error
-    if bare:
-        if "SOPClassUID" not in dataset:
-            return None
-        _name_encoding(dataset)
+    if bare and "SOPClassUID" not in dataset:
+        return None
+    _name_encoding(dataset)
     return dataset
 
 
@@ -98,10 +101,11 @@ def _name_encoding(dataset: Any) -> None:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
-        implicit, _ = dataset.original_encoding
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    if "TransferSyntaxUID" in getattr(dataset, "file_meta", {}):
+        return
+    implicit, _ = dataset.original_encoding
+    dataset.file_meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
 def text_of(dataset: Any, keyword: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from volseg.errors import GeometryError, InputError, VolsegError
 from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import TagError, integer_of, numbers_of, open_dataset, text_of
+from volseg.io.dicom.dataset import NATIVE_SYNTAXES, TagError, integer_of, numbers_of, open_dataset, text_of
 from volseg.io.dicom.geometry import check_cosines
 
 NOT_SCANS = ("Segmentation Storage", "Surface Segmentation Storage", "Label Map", "RT Dose Storage", "Parametric Map Storage", "Raw Data Storage")
@@ -102,30 +102,16 @@ def read_header(member: Member) -> SliceHeader | None:
     dataset = open_dataset(member, pixels=False)
     if dataset is None:
         return None
-    meta = getattr(dataset, "file_meta", {})
-    sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
-    name = str(getattr(sop_class, "name", "")) or "unnamed SOP class"
-    if name == "Media Storage Directory Storage":
+    known = _identity(dataset, member)
+    if known["sop_class"] == "Media Storage Directory Storage":
         return None
-    known = {
-        "member": member,
-        "uid": text_of(dataset, "SeriesInstanceUID"),
-        "sop_uid": text_of(dataset, "SOPInstanceUID"),
-        "sop_class": name,
-        "transfer_syntax": str(meta.get("TransferSyntaxUID", "")),
-        "text": {
-            "study": text_of(dataset, "StudyInstanceUID"),
-            "frame": text_of(dataset, "FrameOfReferenceUID"),
-            "modality": text_of(dataset, "Modality"),
-            "description": text_of(dataset, "SeriesDescription"),
-            "manufacturer": text_of(dataset, "Manufacturer"),
-            "units": text_of(dataset, "Units"),
-            "tilt": text_of(dataset, "GantryDetectorTilt"),
-        },
-        "image_type": tuple(text_of(dataset, "ImageType").upper().split("\\")),
-    }
-    if "Rows" not in dataset or name.startswith(NOT_SCANS):
-        msg = f"{member}: is a {name}, not a scan; give the CT or MR images it belongs to"
+    if "Rows" not in dataset and (known["sop_class"].endswith("Image Storage") or not known["sop_class"]):
+        msg = f"{member}: damaged DICOM (its header ends before Rows (0028,0010)); copy it again from its source"
+        if not known["uid"]:
+            raise InputError(msg)
+        return SliceHeader(**known, error=InputError(msg))
+    if "Rows" not in dataset or known["sop_class"].startswith(NOT_SCANS):
+        msg = f"{member}: is no scan but an object of class {known['sop_class']}; give the CT or MR images it belongs to"
         return SliceHeader(**known, is_object=True, error=InputError(msg))
     try:
         known.update(_pixel_facts(dataset))
@@ -135,6 +121,29 @@ def read_header(member: Member) -> SliceHeader | None:
         return SliceHeader(**known, error=InputError(f"{member}: {reason}"))
     except GeometryError as error:
         return SliceHeader(**known, error=GeometryError(f"{member}: {error}"))
+
+
+def _identity(dataset: Any, member: Member) -> dict[str, Any]:
+    meta = getattr(dataset, "file_meta", {})
+    sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
+    texts = {
+        "study": "StudyInstanceUID",
+        "frame": "FrameOfReferenceUID",
+        "modality": "Modality",
+        "description": "SeriesDescription",
+        "manufacturer": "Manufacturer",
+        "units": "Units",
+        "tilt": "GantryDetectorTilt",
+    }
+    return {
+        "member": member,
+        "uid": text_of(dataset, "SeriesInstanceUID"),
+        "sop_uid": text_of(dataset, "SOPInstanceUID"),
+        "sop_class": str(getattr(sop_class, "name", "")),
+        "transfer_syntax": str(meta.get("TransferSyntaxUID", "")),
+        "text": {key: text_of(dataset, keyword) for key, keyword in texts.items()},
+        "image_type": tuple(text_of(dataset, "ImageType").upper().split("\\")),
+    }
 
 
 def _pixel_facts(dataset: Any) -> dict[str, Any]:
@@ -152,9 +161,7 @@ def _pixel_facts(dataset: Any) -> dict[str, Any]:
 def _check_pixels(dataset: Any, member: Member, known: dict[str, Any]) -> None:
     frames = integer_of(dataset, "NumberOfFrames", 1)
     if frames != 1 or "Enhanced" in known["sop_class"]:
-        msg = (
-            f"is a multi-frame object ({known['sop_class']}, {frames} frames), which this version cannot read; convert it first, e.g. with dcm2niix, or export single-frame images"
-        )
+        msg = f"is a multi-frame object ({known['sop_class']}, {frames} frames), which this version cannot read; convert it first, e.g. with dcm2niix"
         raise TagError(msg)
     samples = integer_of(dataset, "SamplesPerPixel", 1)
     if samples != 1 or known["photometric"] not in PHOTOMETRIC:
@@ -178,11 +185,8 @@ def _check_pixels(dataset: Any, member: Member, known: dict[str, Any]) -> None:
 
 
 def _check_length(member: Member, known: dict[str, Any]) -> None:
-    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
-
-    syntax = UID(known["transfer_syntax"])
     needed = known["rows"] * known["columns"] * known["bits_allocated"] // 8
-    if syntax.is_transfer_syntax and not syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian and member.size < needed:
+    if known["transfer_syntax"] in NATIVE_SYNTAXES and member.size < needed:
         msg = f"truncated: the file has {member.size} bytes, its {known['rows']}x{known['columns']} pixels of {known['bits_allocated']} bits alone need {needed}; copy it again"
         raise TagError(msg)
 

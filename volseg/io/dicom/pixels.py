@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import open_dataset
+from volseg.io.dicom.dataset import NATIVE_SYNTAXES, open_dataset
 from volseg.io.dicom.header import SliceHeader
 
 Progress = Callable[[int, int], None]
@@ -66,10 +66,10 @@ def read_frame(header: SliceHeader) -> npt.NDArray[Any]:
     if dataset is None or "PixelData" not in dataset:
         msg = f"{header.member}: has no complete PixelData (7FE0,0010); the file may be cut short; copy it again"
         raise InputError(msg)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
     have = len(dataset.PixelData)
-    if syntax is not None and not syntax.is_encapsulated and have < header.frame_bytes:
-        msg = f"{header.member}: truncated: {have} bytes of pixels where {header.rows} rows x {header.columns} columns x {header.bits_allocated} bits need {header.frame_bytes}; copy it again"
+    if dataset.file_meta.TransferSyntaxUID in NATIVE_SYNTAXES and have < header.frame_bytes:
+        matrix = f"{header.rows} rows x {header.columns} columns x {header.bits_allocated} bits"
+        msg = f"{header.member}: truncated: {have} bytes of pixels where {matrix} need {header.frame_bytes}; copy it again"
         raise InputError(msg)
     frame = _decode(dataset, header.member)
     if frame.shape != (header.rows, header.columns):
@@ -81,7 +81,7 @@ def read_frame(header: SliceHeader) -> npt.NDArray[Any]:
 def _decode(dataset: Any, member: Member) -> npt.NDArray[Any]:
     from pydicom.pixels import get_decoder
 
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    syntax = dataset.file_meta.TransferSyntaxUID
     name = f"{getattr(syntax, 'name', 'unnamed')} ({syntax})"
     try:
         decoder = get_decoder(syntax)

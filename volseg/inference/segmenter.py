@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from volseg.errors import BundleError, InputError
 from volseg.geometry import Grid
 from volseg.inference.device import autocast, describe_device, select_device, select_precision
 from volseg.inference.pipeline import IMAGE, PREDICTION, Pipeline, build_pipeline
+from volseg.inference.quiet import quiet_libraries
 from volseg.inference.segmentation import Segmentation
 from volseg.inference.windows import count_windows
 from volseg.io import Volume, load
@@ -64,14 +63,14 @@ class Segmenter:
             raise InputError(msg)
         self._device = select_device(device)
         self._precision = select_precision(precision, self._device)
-        with _quiet():
+        with quiet_libraries():
             self._pipeline: Pipeline = build_pipeline(self.bundle, self._device, Path(weights) if weights else None, overlap)
         self._weights_sha256 = sha256_of(self._pipeline.weights)
 
     def plan(self, volume: Volume) -> dict[str, Any]:
         """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
         self._check(volume)
-        with _quiet():
+        with quiet_libraries():
             image = self._preprocess(volume)
         return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE])}
 
@@ -103,7 +102,7 @@ class Segmenter:
         volume = scan if isinstance(scan, Volume) else load(scan, series=series)
         timer.mark("read")
         notes = [*volume.warnings, *self._check(volume)]
-        with _quiet():
+        with quiet_libraries():
             data = dict(self._preprocess(volume))
             timer.mark("preprocess")
             engine = self._engine(data[IMAGE])
@@ -281,10 +280,3 @@ def _on_grid(pred: Any, grid: Grid) -> tuple[Any, str]:
     resampled = SpatialResample(mode="nearest", padding_mode="zeros")(pred, dst_affine=grid.affine.copy(), spatial_size=grid.shape)
     return resampled, f"the bundle left its label on another grid ({found}); it was brought to the scan's grid by nearest neighbour"
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MONAI's warnings about its own future off the user's terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 from volseg.bundle import Bundle, find_bundle, read_bundle
 from volseg.dataset import Case, read_datalist, split_fold
 from volseg.errors import BundleError, DatasetError, InputError, OutputError
+from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
 from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
@@ -123,7 +121,7 @@ def train(
     _check_channels(read, datalist.cases, datalist.path)
     reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
     plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
-    with _quiet_libraries():
+    with quiet_libraries():
         result = _run(plan, reporter)
     if into:
         _export(result.weights if fold is not None else result.run_dir / BEST, read)
@@ -302,18 +300,3 @@ def _export(weights: Path, bundle: Bundle) -> None:
     target.parent.mkdir(exist_ok=True)
     save_torch(halved, target)
 
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep MONAI's and ignite's chatter off the user's terminal for the length of a run."""
-    names = ("ignite", "monai", "DictLoader")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,26 @@
+"""Keep the chatter of libraries off the user's terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+CHATTY_LOGGERS = ("monai", "ignite", "DictLoader")
+"""MONAI announces optional codecs it does not find, ignite every epoch; volseg reports what matters itself."""
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence library warnings and loggers below ERROR for the length of a block."""
+    levels = {name: logging.getLogger(name).level for name in CHATTY_LOGGERS}
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,7 +1,8 @@
 """NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``) files to volumes, through SimpleITK.
 
 ITK reports positions in LPS+ and converts NRRD files whose ``space`` is RAS or LAS; they become RAS+ here. A NRRD without an anatomical ``space`` is taken as LPS, as ITK
-takes it, with a warning. ITK accepts what should be refused (several components, 2D) and allocates before it looks, so the text header is checked first.
+takes it, with a warning. ITK accepts what should be refused (several components, 2D), allocates before it looks, and reads damaged compressed data
+without a word, so header and data are checked first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from volseg.geometry import Grid
 from volseg.io.intensity import rescaled
 from volseg.io.names import scan_stem
 from volseg.io.shear import settle_shear, straightened
-from volseg.io.stream import DEFLATE_MAX_RATIO, sha256_of
+from volseg.io.stream import DEFLATE_MAX_RATIO, check_deflated, sha256_of
 from volseg.io.volume import Source, Volume
 
 ANATOMICAL_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
@@ -26,6 +27,9 @@ ANATOMICAL_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior"
 
 HEADER_LIMIT = 1 << 20
 """Bytes in which a text header must end; a segmentation of a hundred segments by 3D Slicer has some 100 KiB."""
+
+SKIPPING_FIELDS = {"line skip", "lineskip", "byte skip", "byteskip", "headersize"}
+"""Fields by which data starts elsewhere than right behind the header."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_itk(path: Path, kind: str, *, fix_shear: bool = False) -> Volume:
         except RuntimeError as error:
             raise InputError(_itk_message(path, "its header cannot be read", error)) from error
         shape = _volume_shape(reader, path)
-        _check_size(path, header, data, kind, prod(shape) * _item_size(reader))
+        _check_data(path, header, data, kind, prod(shape) * _item_size(reader))
         grid, notes = settle_shear(_grid(reader, shape, path), path, fix_shear)
         try:
             image = reader.Execute()
@@ -150,23 +154,29 @@ def _detached_data(path: Path, header: TextHeader, kind: str) -> Path | None:
     return data
 
 
-def _check_size(path: Path, header: TextHeader, data: Path | None, kind: str, claimed: int) -> None:
-    """Refuse a file that is too short for what its header claims, before anything is allocated."""
+def _check_data(path: Path, header: TextHeader, data: Path | None, kind: str, claimed: int) -> None:
+    """Refuse voxels that are cut off or damaged, before anything is allocated; data spread over files or behind skipped bytes is left to ITK."""
     fields = header.fields
-    names = " ".join((fields.get("data file", ""), fields.get("datafile", ""), fields.get("elementdatafile", "")))
-    if data is None and ("LIST" in names or "%" in names):
+    names = " ".join(fields.get(key, "") for key in ("data file", "datafile", "elementdatafile"))
+    if (data is None and ("LIST" in names or "%" in names)) or fields.keys() & SKIPPING_FIELDS:
         return
-    there = data.stat().st_size if data else path.stat().st_size - header.length
+    file, start = (path, header.length) if data is None else (data, 0)
+    there = file.stat().st_size - start
     if kind == "nrrd":
         encoding = fields.get("encoding", "raw").lower()
-        needed = {"raw": claimed, "gzip": -(-claimed // DEFLATE_MAX_RATIO), "gz": -(-claimed // DEFLATE_MAX_RATIO)}.get(encoding, 0)
-    elif fields.get("compresseddata", "False").lower() == "true":
-        needed = max(int(fields["compresseddatasize"]) if fields.get("compresseddatasize", "").isdigit() else 0, -(-claimed // DEFLATE_MAX_RATIO))
+        packed, plain, size = encoding in ("gzip", "gz"), encoding == "raw", ""
     else:
-        needed = claimed if fields.get("binarydata", "True").lower() == "true" else 0
+        packed = fields.get("compresseddata", "False").lower() == "true"
+        plain, size = fields.get("binarydata", "True").lower() == "true", fields.get("compresseddatasize", "")
+        if packed and not (size.isdigit() and int(size)):
+            msg = f"{path}: is compressed but does not say CompressedDataSize, without which ITK reads wrong voxels; write it again with SimpleITK or 3D Slicer"
+            raise InputError(msg)
+    needed = max(int(size or 1), -(-claimed // DEFLATE_MAX_RATIO)) if packed else claimed if plain else 1
     if there < needed:
-        msg = f"{path}: the file is truncated (its header describes {claimed} bytes of voxels, which need at least {needed} bytes, but {there} are there); copy or export it again"
+        msg = f"{file}: the file is truncated (its header describes {claimed} bytes of voxels, which need at least {needed} bytes, but {there} are there); copy or export it again"
         raise InputError(msg)
+    if packed:
+        check_deflated(file, start, claimed, int(size or there))
 
 
 def _volume_shape(reader: Any, path: Path) -> tuple[int, int, int]:

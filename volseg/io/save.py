@@ -201,7 +201,7 @@ def _nifti_header(grid: Grid, stored: np.dtype[Any], description: str, like: Any
     header = Nifti2Header(endianness="<") if large or (like is not None and int(like["sizeof_hdr"]) == 540) else Nifti1Header(endianness="<")
     header.set_data_shape(grid.shape)
     header.set_data_dtype(stored)
-    header.set_xyzt_units("mm", "sec")
+    header.set_xyzt_units("mm")
     if like is None:
         header.set_qform(grid.affine, SCANNER_CODE)
         header.set_sform(grid.affine, SCANNER_CODE)

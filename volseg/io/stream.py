@@ -157,3 +157,47 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(CHUNK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def check_deflated(path: Path, start: int, claimed: int, length: int) -> None:
+    """Decompress gzip or zlib data once, keeping nothing, because ITK answers with wrong voxels where a compressed MetaImage is cut off or damaged.
+
+    Parameters
+    ----------
+    path : Path
+        File that holds the data.
+    start : int
+        Byte at which the compressed data begins.
+    claimed : int
+        Bytes it must give.
+    length : int
+        Compressed bytes.
+
+    Raises
+    ------
+    InputError
+        If it ends early, its checksum is wrong, or it gives fewer bytes.
+    """
+    total = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        data, left = file.read(min(CHUNK, length)), length - min(CHUNK, length)
+        try:
+            while data and total <= claimed:
+                total += len(decoder.decompress(data, CHUNK))
+                if decoder.eof and decoder.unused_data[:2] == GZIP_MAGIC:
+                    data, decoder = decoder.unused_data, zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+                elif decoder.eof:
+                    break
+                elif decoder.unconsumed_tail:
+                    data = decoder.unconsumed_tail
+                else:
+                    data, left = file.read(min(CHUNK, left)), left - min(CHUNK, left)
+            total += len(decoder.flush()) if total < claimed else 0
+        except zlib.error as error:
+            msg = f"{path}: the compressed data is damaged ({error}); copy or export it again"
+            raise InputError(msg) from error
+    if total < claimed or (total == claimed and not decoder.eof):
+        msg = f"{path}: the file is truncated ({total} of the {claimed} bytes of voxels its header describes, or its end marker is missing); copy or export it again"
+        raise InputError(msg)

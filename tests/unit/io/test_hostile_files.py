@@ -15,11 +15,12 @@ from volseg.errors import GeometryError, InputError, VolsegError
 from volseg.io import load
 
 
-def refused(path: Path, match: str, kind: type[VolsegError] = InputError) -> None:
+def refused(path: Path, match: str, kind: type[VolsegError] = InputError, *, named: Path | None = None) -> None:
+    """``named`` is the file at fault where it is not the one that was given (detached data)."""
     with pytest.raises(kind, match=match) as caught:
         load(path)
     message = str(caught.value)
-    assert message.startswith(str(path))
+    assert message.startswith(str(named or path))
     assert "\n" not in message
     assert ";" in message, "no remedy"
     assert caught.value.exit_code == 2
@@ -189,8 +190,41 @@ def test_truncated_itk_file(tmp_path: Path, suffix: str, compressed: bool, lost:
     whole = data.read_bytes()
     header = whole.index(b"\n\n") + 2 if suffix == ".nrrd" else whole.index(b"LOCAL\n") + 6 if suffix == ".mha" else 0
     data.write_bytes(whole[: len(whole) - int((len(whole) - header) * lost)])
-    refused(path, "truncated")
+    refused(path, "truncated", named=data)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_itk_file_with_damaged_compressed_data(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """ITK reads such a MetaImage without an error and with wrong voxels."""
+    path = tmp_path / f"a{suffix}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ct()), str(path), True)
+    whole = path.read_bytes()
+    start = whole.index(b"\n\n") + 2 if suffix == ".nrrd" else whole.index(b"LOCAL\n") + 6
+    for place in np.linspace(start + 20, len(whole) - 3, 15).astype(int):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"damaged|truncated"):
+            load(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 1000])
+def test_nrrd_that_lost_its_last_bytes(tmp_path: Path, cut: int) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ct()), str(tmp_path / "a.nrrd"), True)
+    whole = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(whole[:-cut])
+    refused(tmp_path / "a.nrrd", "truncated")
+
+
+@pytest.mark.parametrize(("size", "match"), [(None, "CompressedDataSize"), ("0", "CompressedDataSize"), ("100", "truncated"), ("10000000", "truncated")])
+def test_mha_with_a_wrong_compressed_size(tmp_path: Path, size: str | None, match: str) -> None:
+    """ITK reads these without an error and with wrong voxels."""
+    path = tmp_path / "a.mha"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ct()), str(path), True)
+    head, _, data = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")
+    lines = [line for line in head.decode().splitlines() if not line.startswith("CompressedDataSize")] + ([f"CompressedDataSize = {size}"] if size else [])
+    path.write_bytes(("\n".join(lines) + "\nElementDataFile = LOCAL\n").encode() + data)
+    refused(path, match)
 
 
 def test_detached_data_that_is_not_there(tmp_path: Path) -> None:

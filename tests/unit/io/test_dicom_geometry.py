@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_factory import AXIAL, Scan, ramp, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.dicom_factory import AXIAL, Scan, ramp, write
 from volseg.io.dicom import find_series, read_series
 from volseg.io.dicom.geometry import rotation_degrees, stack_slices
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_factory import Scan, ramp, write
 from monai.data import DataLoader, Dataset, NibabelReader
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd
 
+from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import GeometryError
 from volseg.io.dicom import read_series
 from volseg.io.monai_reader import VolsegReader

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_factory import Scan, ramp, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.uid import ImplicitVRLittleEndian
 
+from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import InputError
 from volseg.io.dicom import archive, read_series
 
@@ -152,6 +154,23 @@ def test_slice_cut_inside_its_header_refuses_its_series(tmp_path: Path) -> None:
     last.write_bytes(data[: data.index(b"\x20\x00\x32\x00")])
     with pytest.raises(InputError, match=r"0004\.dcm: damaged DICOM .*1 of 5 images"):
         read_series(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(128, 10**4), st.integers(0, 255)), min_size=1, max_size=20), cut=st.integers(0, 10**4))
+def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
+    folder = tmp_path / "scan"
+    if not folder.exists():
+        write(Scan(ramp(3)).datasets(), folder, shuffle=None)
+        shutil.copy(folder / "0001.dcm", tmp_path / "whole")
+    data = bytearray((tmp_path / "whole").read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    (folder / "0001.dcm").write_bytes(data[: cut or None])
+    try:
+        read_series(folder)
+    except InputError as error:
+        assert str(error).isprintable()
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "text", "file"])

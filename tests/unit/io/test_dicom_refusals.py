@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_factory import AXIAL, Scan, ramp, report, write
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, EnhancedCTImageStorage, HTJ2KLossless, RLELossless, RTStructureSetStorage, SegmentationStorage
 
+from tests.dicom_factory import AXIAL, Scan, ramp, report, write
 from volseg.errors import GeometryError, InputError, SeriesError
 from volseg.io.dicom import find_series, read_series
 

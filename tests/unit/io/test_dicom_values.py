@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_factory import Scan, ramp, write
 from pydicom.pixels import get_decoder
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
+from tests.dicom_factory import Scan, ramp, write
 from volseg.io.dicom import read_series
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import IO, Any
 
 from volseg.errors import InputError
@@ -69,7 +70,6 @@ def open_dataset(member: Member, *, pixels: bool) -> Any:
         If the bytes begin as DICOM and cannot be parsed.
     """
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     with member.open() as stream:
         bare = _is_bare_dataset(stream)
@@ -77,13 +77,27 @@ def open_dataset(member: Member, *, pixels: bool) -> Any:
             return None
         try:
             dataset = pydicom.dcmread(stream, force=bare, stop_before_pixels=not pixels, specific_tags=None if pixels else list(KEYWORDS))
-        except (InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, EOFError, OverflowError, MemoryError) as error:
-            msg = f"{member}: damaged DICOM ({' '.join(str(error).split()) or type(error).__name__}); copy it again from its source"
-            raise InputError(msg) from error
+        except parse_errors() as error:
+            raise damaged(member, error) from error
     if bare and "SOPClassUID" not in dataset:
         return None
     _name_encoding(dataset)
     return dataset
+
+
+def parse_errors() -> tuple[type[Exception], ...]:
+    """What pydicom and its decoders raise on damaged bytes; many elements are only converted, and fail, when they are first looked at."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    values = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, MemoryError, struct.error)
+    return (*values, BytesLengthException, InvalidDicomError)
+
+
+def damaged(member: Member, error: Exception) -> InputError:
+    """The error for a file whose bytes cannot be made sense of."""
+    reason = printable(str(error)) or type(error).__name__
+    # pydicom quotes whole elements, pixels among them.
+    return InputError(f"{member}: damaged DICOM ({reason[:160]}{'...' if len(reason) > 160 else ''}); copy it again from its source")
 
 
 def _is_bare_dataset(stream: IO[bytes]) -> bool | None:
@@ -114,7 +128,12 @@ def text_of(dataset: Any, keyword: str) -> str:
     if value is None:
         return ""
     parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
-    return "\\".join(" ".join(str(part).split()) for part in parts)
+    return "\\".join(printable(str(part)) for part in parts)
+
+
+def printable(text: str) -> str:
+    """The text on one line, without the control characters a damaged or hostile header may send to a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...]:

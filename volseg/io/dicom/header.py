@@ -7,7 +7,7 @@ from typing import Any
 
 from volseg.errors import GeometryError, InputError, VolsegError
 from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import NATIVE_SYNTAXES, TagError, integer_of, numbers_of, open_dataset, text_of
+from volseg.io.dicom.dataset import NATIVE_SYNTAXES, TagError, damaged, integer_of, numbers_of, open_dataset, parse_errors, printable, text_of
 from volseg.io.dicom.geometry import check_cosines
 
 NOT_SCANS = ("Segmentation Storage", "Surface Segmentation Storage", "Label Map", "RT Dose Storage", "Parametric Map Storage", "Raw Data Storage")
@@ -102,6 +102,13 @@ def read_header(member: Member) -> SliceHeader | None:
     dataset = open_dataset(member, pixels=False)
     if dataset is None:
         return None
+    try:
+        return _interpret(dataset, member)
+    except parse_errors() as error:
+        raise damaged(member, error) from error
+
+
+def _interpret(dataset: Any, member: Member) -> SliceHeader | None:
     known = _identity(dataset, member)
     if known["sop_class"] == "Media Storage Directory Storage":
         return None
@@ -139,8 +146,8 @@ def _identity(dataset: Any, member: Member) -> dict[str, Any]:
         "member": member,
         "uid": text_of(dataset, "SeriesInstanceUID"),
         "sop_uid": text_of(dataset, "SOPInstanceUID"),
-        "sop_class": str(getattr(sop_class, "name", "")),
-        "transfer_syntax": str(meta.get("TransferSyntaxUID", "")),
+        "sop_class": printable(str(getattr(sop_class, "name", ""))),
+        "transfer_syntax": printable(str(meta.get("TransferSyntaxUID", ""))),
         "text": {key: text_of(dataset, keyword) for key, keyword in texts.items()},
         "image_type": tuple(text_of(dataset, "ImageType").upper().split("\\")),
     }

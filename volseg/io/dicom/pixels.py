@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import NATIVE_SYNTAXES, open_dataset
+from volseg.io.dicom.dataset import NATIVE_SYNTAXES, damaged, open_dataset, parse_errors, printable
 from volseg.io.dicom.header import SliceHeader
 
 Progress = Callable[[int, int], None]
@@ -63,6 +63,13 @@ def decode_slices(slices: Sequence[SliceHeader], progress: Progress | None = Non
 def read_frame(header: SliceHeader) -> npt.NDArray[Any]:
     """Stored values (rows, columns) of one slice, bits above BitsStored removed and the sign extended; raises InputError when truncated or undecodable."""
     dataset = open_dataset(header.member, pixels=True)
+    try:
+        return _checked_frame(dataset, header)
+    except parse_errors() as error:
+        raise damaged(header.member, error) from error
+
+
+def _checked_frame(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
     if dataset is None or "PixelData" not in dataset:
         msg = f"{header.member}: has no complete PixelData (7FE0,0010); the file may be cut short; copy it again"
         raise InputError(msg)
@@ -82,7 +89,7 @@ def _decode(dataset: Any, member: Member) -> npt.NDArray[Any]:
     from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    name = f"{getattr(syntax, 'name', 'unnamed')} ({syntax})"
+    name = printable(f"{getattr(syntax, 'name', 'unnamed')} ({syntax})")
     try:
         decoder = get_decoder(syntax)
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
@@ -93,8 +100,8 @@ def _decode(dataset: Any, member: Member) -> npt.NDArray[Any]:
         raise InputError(msg)
     try:
         array, _ = decoder.as_array(dataset, raw=True)
-    except (RuntimeError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, EOFError, IndexError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except parse_errors() as error:
+        reason = printable(str(error))[:300]
         msg = f"{member}: pixels in {name} cannot be decoded ({reason}); copy it again or convert it, e.g. with gdcmconv --raw"
         raise InputError(msg) from error
     frame: npt.NDArray[Any] = array

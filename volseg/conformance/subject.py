@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.bundle import Bundle, find_config, read_bundle, read_config
+from volseg.bundle import Bundle, find_config, lookup, read_bundle, read_config
 from volseg.conformance.phantom import Phantom, write_phantom
 
 if TYPE_CHECKING:
@@ -93,12 +93,14 @@ class Subject:
         *stems : str
             Config names without suffix, e.g. ``"train", "evaluate"``.
         **overrides : Any
-            Values by config id.
+            Values by config id; those whose id the configs do not have are left out, since an override would hide that it is missing.
         """
         from monai.bundle import ConfigWorkflow
 
         files = [str(file) for stem in stems if (file := find_config(self.copy, stem))]
-        given = {"bundle_root": str(self.copy), "dataset_dir": str(self.phantom.folder), "device": CPU, **overrides}
+        written = self.inference if kind == "infer" else self.train or {}
+        wanted = {"bundle_root": str(self.copy), "dataset_dir": str(self.phantom.folder), "device": CPU, **overrides}
+        given = {name: value for name, value in wanted.items() if lookup(written, name) is not None}
         return ConfigWorkflow(files, meta_file=str(self.copy / "configs" / "metadata.json"), logging_file=False, workflow_type=kind, **given)
 
     @contextlib.contextmanager

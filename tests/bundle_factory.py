@@ -1,0 +1,108 @@
+"""Small bundles and scans for tests: a threshold whose answer is known in advance, and a tiny U-Net that trains in seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from volseg.geometry import Grid
+
+SHIPPED = Path(__file__).resolve().parent.parent / "bundles" / "ct_tumor"
+
+THRESHOLD_HU = 60.0
+"""The threshold bundle calls everything above this tumour."""
+
+WINDOW_HU = (-160.0, 240.0)
+"""Intensity window of ct_tumor's config: maps to 0..1."""
+
+
+def copy_bundle(folder: Path, name: str = "tiny") -> Path:
+    """The shipped bundle's configs without its weights, under another name."""
+    target = folder / name
+    shutil.copytree(SHIPPED / "configs", target / "configs")
+    shutil.copy(SHIPPED / "LICENSE", target / "LICENSE")
+    (target / "models").mkdir()
+    return target
+
+
+def edit_config(bundle: Path, stem: str, **changes: Any) -> None:
+    """Replace ids of a config; nested ids are written ``train__trainer__max_epochs``; None removes the id."""
+    path = bundle / "configs" / f"{stem}.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        if value is None:
+            place.pop(last)
+        else:
+            place[last] = value
+    path.write_text(json.dumps(config))
+
+
+def threshold_bundle(folder: Path, *, spacing: tuple[float, float, float] = (2.0, 2.0, 2.0), patch: int = 32) -> Path:
+    """A bundle whose network is one 1x1x1 convolution: label 1 wherever the resampled scan is above ``THRESHOLD_HU``."""
+    import torch
+
+    bundle = copy_bundle(folder, "threshold")
+    network = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 2, "kernel_size": 1}
+    edit_config(bundle, "inference", network_def=network, spacing=list(spacing), patch_size=[patch] * 3)
+    low, high = WINDOW_HU
+    steepness = 1000.0
+    weight = torch.tensor([0.0, steepness]).reshape(2, 1, 1, 1, 1)
+    bias = torch.tensor([0.0, -steepness * (THRESHOLD_HU - low) / (high - low)])
+    torch.save({"weight": weight, "bias": bias}, bundle / "models" / "model.pt")
+    return bundle
+
+
+TINY_NETWORK = {
+    "_target_": "DynUNet",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 2,
+    "kernel_size": [3, 3, 3, 3],
+    "strides": [1, 2, 2, 2],
+    "upsample_kernel_size": [2, 2, 2],
+    "filters": [4, 8, 8, 8],
+    "norm_name": ["INSTANCE", {"affine": True}],
+    "deep_supervision": True,
+    "deep_supr_num": 2,
+}
+
+
+def tiny_bundle(folder: Path, *, weights: bool = False, name: str = "tiny") -> Path:
+    """ct_tumor with a U-Net of a few thousand weights, 16-voxel patches at 8 mm, and two epochs."""
+    bundle = copy_bundle(folder, name)
+    small = {"network_def": TINY_NETWORK, "spacing": [8.0, 8.0, 8.0], "patch_size": [16, 16, 16]}
+    edit_config(bundle, "inference", **small)
+    edit_config(bundle, "train", **small, crop_size=[20, 20, 20], val_interval=1, train__trainer__max_epochs=2)
+    if weights:
+        import torch
+        from monai.networks.nets import DynUNet
+
+        torch.manual_seed(0)
+        torch.save(DynUNet(**{key: value for key, value in TINY_NETWORK.items() if key != "_target_"}).state_dict(), bundle / "models" / "model.pt")
+    return bundle
+
+
+def write_scan(path: Path, grid: Grid, *, centre: tuple[float, float, float], radius: float, inside: float = 150.0, outside: float = -50.0) -> np.ndarray:
+    """A ball of ``inside`` HU at ``centre`` (RAS mm) in ``outside`` HU; returns the mask of voxels whose centre lies in it."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
+    mask = np.linalg.norm(grid.to_world(index) - np.array(centre), axis=-1) <= radius
+    image = nib.Nifti1Image(np.where(mask, inside, outside).astype(np.int16), grid.affine)
+    image.set_sform(grid.affine, 1)
+    image.set_qform(grid.affine, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return mask
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Dice coefficient of two masks."""
+    return float(2 * np.logical_and(first, second).sum() / (first.sum() + second.sum()))

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.bundle_factory import edit_config, tiny_bundle, write_scan
+from volseg.errors import BundleError, DatasetError, InputError
+from volseg.geometry import Grid
+from volseg.training import train
+from volseg.training.progress import EpochReport, SilentReporter
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Five scans of a bright ball, on grids of different orientation."""
+    folder = tmp_path_factory.mktemp("balls")
+    items = []
+    for number, signs in enumerate([(1, 1, 1), (-1, -1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)]):
+        affine = np.diag([*np.multiply(signs, (4.0, 4.0, 6.0)), 1.0])
+        grid = Grid((30, 28, 20), affine)
+        centre = tuple(grid.to_world([13 + number, 14, 10 - number % 2]))
+        mask = write_scan(folder / f"imagesTr/case{number}.nii.gz", grid, centre=centre, radius=26)
+        write_scan(folder / f"labelsTr/case{number}.nii.gz", grid, centre=centre, radius=26, inside=1, outside=0)
+        assert mask.any()
+        items.append({"image": f"./imagesTr/case{number}.nii.gz", "label": f"./labelsTr/case{number}.nii.gz", "fold": number})
+    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+class Collector(SilentReporter):
+    def __init__(self, stop_in_epoch: int | None = None) -> None:
+        self.reports: list[EpochReport] = []
+        self._stop = stop_in_epoch
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        if epoch == self._stop:
+            raise KeyboardInterrupt
+
+    def epoch(self, report: EpochReport) -> None:
+        self.reports.append(report)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bundle, dataset, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run") / "whole"
+    collector = Collector()
+    result = train(bundle, dataset, run_dir, epochs=EPOCHS, device="cpu", reporter=collector)
+    return result, collector
+
+
+def test_run_folder_holds_what_is_promised(uninterrupted, bundle):
+    result, collector = uninterrupted
+    assert result.epochs == EPOCHS
+    assert result.stopped_by == "epochs"
+    names = {path.name for path in result.run_dir.iterdir()}
+    assert {"model.pt", "last.pt", "metrics.csv", "config.json", "provenance.json", "tensorboard"} <= names
+    assert any(result.run_dir.glob("tensorboard/**/events.out.tfevents.*"))
+    rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    assert all(0 <= float(row["val_mean_dice"]) <= 1 for row in rows)
+    assert max(float(row["val_mean_dice"]) for row in rows) == pytest.approx(result.best_metric, rel=1e-4)
+    record = json.loads((result.run_dir / "provenance.json").read_text())
+    assert record["validation_cases"] == ["case0"]
+    assert record["epochs"] == EPOCHS
+    assert len(record["files"]) == 10
+    assert not (bundle / "models" / "model.pt").exists(), "training wrote into the bundle unasked"
+    assert collector.reports[-1].remaining_s == 0
+
+
+def test_loss_goes_down(uninterrupted):
+    losses = [report.loss for report in uninterrupted[1].reports]
+    assert losses[-1] < losses[0]
+
+
+def test_weights_are_a_plain_state_dict_that_fits_the_inference_config(uninterrupted, bundle):
+    from volseg.bundle import mismatch, read_bundle, read_state_dict
+    from volseg.inference.pipeline import build_pipeline
+
+    result, _ = uninterrupted
+    state = torch.load(result.weights, weights_only=True)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    pipeline = build_pipeline(read_bundle(bundle), torch.device("cpu"), weights=result.run_dir / "last.pt")
+    assert mismatch(read_state_dict(result.weights), pipeline.network) == ""
+
+
+def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, bundle, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("volseg.training.loop.CHECKPOINT_INTERVAL_S", 0.0)
+    run_dir = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        train(bundle, dataset, run_dir, epochs=EPOCHS, device="cpu", reporter=Collector(stop_in_epoch=3))
+    assert torch.load(run_dir / "last.pt", weights_only=True)["position"]["epoch"] == 2
+    result = train(bundle, dataset, run_dir, epochs=EPOCHS, device="cpu", resume=True)
+    whole = torch.load(uninterrupted[0].run_dir / "last.pt", weights_only=True)
+    parts = torch.load(run_dir / "last.pt", weights_only=True)
+    assert result.epochs == EPOCHS
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, parts["model"][name]), name
+    assert [row["epoch"] for row in csv.DictReader((run_dir / "metrics.csv").open())] == ["1", "2", "3", "4"]
+
+
+def test_time_limit_ends_the_run_and_the_schedule(bundle, dataset, tmp_path):
+    collector = Collector()
+    result = train(bundle, dataset, tmp_path / "run", epochs=100_000, time_limit_s=4, device="cpu", reporter=collector)
+    assert result.stopped_by == "time limit"
+    assert 0 < result.epochs < 100_000
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert last["position"]["schedule_steps"] == 100_000
+    assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_patience_stops(bundle, dataset, tmp_path):
+    result = train(bundle, dataset, tmp_path / "run", epochs=50, patience=1, device="cpu", settings={"optimizer#lr": 0.0})
+    assert result.stopped_by == "patience"
+    assert result.epochs <= 3
+
+
+def test_every_case_trains_without_validation_and_goes_into_the_bundle(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    result = train(own, dataset, tmp_path / "run", fold=None, epochs=1, device="cpu", into=True)
+    assert result.best_metric is None
+    shipped = torch.load(own / "models" / "model.pt", weights_only=True)
+    trained = torch.load(result.weights, weights_only=True)
+    assert all(tensor.dtype == torch.float16 for tensor in shipped.values())
+    for name, tensor in trained.items():
+        assert torch.equal(tensor.half(), shipped[name])
+
+
+def test_bf16_trains(bundle, dataset, tmp_path):
+    collector = Collector()
+    train(bundle, dataset, tmp_path / "run", fold=None, epochs=1, device="cpu", precision="bf16", reporter=collector)
+    assert np.isfinite(collector.reports[0].loss)
+
+
+def test_refusals(bundle, dataset, uninterrupted, tmp_path):
+    used = uninterrupted[0].run_dir
+    with pytest.raises(InputError, match="--resume"):
+        train(bundle, dataset, used)
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(bundle, dataset, tmp_path / "empty", resume=True)
+    with pytest.raises(InputError, match="made with fold 0"):
+        train(bundle, dataset, used, fold=1, resume=True)
+    with pytest.raises(InputError, match="no such id"):
+        train(bundle, dataset, tmp_path / "a", settings={"optimiser#lr": 1})
+    with pytest.raises(DatasetError, match="no such dataset"):
+        train(bundle, tmp_path / "gone", tmp_path / "b")
+
+
+def test_bundle_without_training_config(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    (own / "configs" / "train.json").unlink()
+    with pytest.raises(BundleError, match=r"no configs/train\.json"):
+        train(own, dataset, tmp_path / "run")
+
+
+def test_config_that_cannot_be_built(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    edit_config(own, "train", optimizer={"_target_": "torch.optim.NoSuchOptimizer", "params": "$@network.parameters()"})
+    with pytest.raises(BundleError, match="could not be set up") as caught:
+        train(own, dataset, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_number_of_channels_must_fit(bundle, dataset, tmp_path):
+    content = json.loads((dataset / "dataset.json").read_text())
+    for item in content["training"]:
+        item["image"] = [str(dataset / item["image"])] * 2
+        item["label"] = str(dataset / item["label"])
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"2 images, but bundle tiny takes 1"):
+        train(bundle, path, tmp_path / "run")
+
+
+def run_cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "volseg", *arguments], capture_output=True, text=True, timeout=300, **options)
+
+
+def test_killed_training_resumes(bundle, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    command = ["train", str(bundle), "--data", str(dataset), "-o", str(run_dir), "--epochs", "400", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "volseg", *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (run_dir / "metrics.csv").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    reached = len(list(csv.DictReader((run_dir / "metrics.csv").open())))
+    assert 0 < reached < 400
+    epochs = torch.load(run_dir / "last.pt", weights_only=True)["position"]["epoch"]
+    # The run's identity holds its settings, not its length, so a run can be cut shorter or made longer when it is resumed.
+    finished = run_cli(*command[:-4], "--epochs", str(epochs + 1), "--device", "cpu", "--resume", "--json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["runs"][0]["epochs"] == epochs + 1
+    assert f"resuming after epoch {epochs}" in finished.stderr
+
+
+def test_without_data_one_line_says_how_to_give_it(bundle):
+    result = run_cli("train", str(bundle))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "--data" in result.stderr
+    assert "synthetic" in result.stderr
+
+
+def test_plain_monai_runs_the_training_config(dataset, tmp_path):
+    own = tiny_bundle(tmp_path)
+    config = own / "configs" / "train.json"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--bundle_root", str(own), "--dataset_dir", str(dataset)]
+    done = subprocess.run([*command, "--train#trainer#max_epochs", "1"], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (own / "models" / "model.pt").is_file()
+    evaluate = f"['{config}','{own / 'configs' / 'evaluate.json'}']"
+    done = subprocess.run([*command[:5], evaluate, *command[6:]], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (own / "eval" / "metrics.csv").is_file()
+
+
+def test_synthetic_data(bundle, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("volseg.training.run.SYNTHETIC_CASES", 5)
+    result = train(bundle, "synthetic", tmp_path / "run", epochs=1, device="cpu")
+    assert result.weights.is_file()
+    assert json.loads((tmp_path / "run" / "synthetic_data" / "dataset.json").read_text())["synthetic"] is True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes
 from nibabel.quaternions import quat2mat
@@ -30,6 +31,12 @@ def grids(draw: st.DrawFn) -> Grid:
     return Grid(draw(st.tuples(*[st.integers(1, 9)] * 3)), affine)
 
 
+def names_its_axes(grid: Grid) -> bool:
+    """Whether one assignment of array axes to world axes is better than all others; at exactly 45 degrees the letters are a coin's toss, and turning the axes may toss again."""
+    scores = sorted(sum(abs(grid.direction[world, axis]) for axis, world in enumerate(order)) for order in permutations(range(3)))
+    return scores[-1] - scores[-2] > 1e-6
+
+
 def world_of_every_voxel(grid: Grid) -> np.ndarray:
     """(i, j, k, 3): positions worked out with a plain matrix product in homogeneous coordinates, not by Grid."""
     index = np.stack([*np.indices(grid.shape), np.ones(grid.shape)], axis=-1)
@@ -41,13 +48,14 @@ def world_of_every_voxel(grid: Grid) -> np.ndarray:
 def test_reorient_keeps_each_value_at_its_place_in_the_world(grid: Grid, codes: str) -> None:
     positions = world_of_every_voxel(grid)
     moved, there = reorient(np.moveaxis(positions, -1, 0), grid, codes)
-    assert there.orientation == codes
+    assert there.orientation == codes or not names_its_axes(grid)
     np.testing.assert_allclose(np.moveaxis(moved, 0, -1), world_of_every_voxel(there), atol=1e-9)
 
 
 @light
 @given(grids(), st.sampled_from(ORIENTATIONS))
 def test_reorient_there_and_back_changes_nothing(grid: Grid, codes: str) -> None:
+    assume(names_its_axes(grid))
     array = np.arange(np.prod(grid.shape)).reshape(grid.shape)
     back, home = reorient(*reorient(array, grid, codes), grid.orientation)
     np.testing.assert_array_equal(back, array)

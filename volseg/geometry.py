@@ -111,9 +111,10 @@ class Grid:
 
     @property
     def world_axes(self) -> tuple[int, int, int]:
-        """For each array axis, the world axis (0 x, 1 y, 2 z) it follows most closely, as a permutation."""
+        """For each array axis, the world axis (0 x, 1 y, 2 z) it follows most closely, as a permutation; a tie (exactly 45 degrees) goes to the first in order."""
+        # Rounding keeps the noise of the last digits from deciding a tie.
         cosines = np.abs(self.direction)
-        best = max(permutations(range(3)), key=lambda p: sum(cosines[world, axis] for axis, world in enumerate(p)))
+        best = max(permutations(range(3)), key=lambda p: round(float(sum(cosines[world, axis] for axis, world in enumerate(p))), 9))
         return best[0], best[1], best[2]
 
     @property

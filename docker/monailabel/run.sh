@@ -12,7 +12,8 @@ stamp=$environment/volseg-requirements.txt
 if ! cmp -s "$here/requirements.txt" "$stamp"; then
     echo "building the MONAI Label environment in $environment" >&2
     "${VOLSEG_MONAILABEL_PYTHON:-python3.11}" -m venv --clear "$environment" >&2
-    "$environment/bin/pip" install --requirement "$here/requirements.txt" >&2
+    # The lock is complete, so nothing is left to resolve; letting pip resolve it again takes minutes and downloads versions it then discards.
+    "$environment/bin/pip" install --no-deps --requirement "$here/requirements.txt" >&2
     # Written last, so that an interrupted installation is never taken for a whole one.
     cp "$here/requirements.txt" "$stamp"
 fi

@@ -14,7 +14,7 @@ import pytest
 
 from volseg.bundle import find_bundle
 from volseg.conformance import CHECKS, Outcome, Status, run_checks
-from volseg.conformance.phantom import LESION_SEMIAXES_MM, lesion_mask, phantom_grid, write_phantom
+from volseg.conformance.phantom import LESION_SEMIAXES_MM, lesion_mask, phantom_grid, phantom_shape, write_phantom
 from volseg.conformance.subject import Subject
 
 Edit = Callable[[Path], None]
@@ -245,6 +245,14 @@ def test_checks_that_need_a_failed_one_are_skipped(bundle: Path) -> None:
     results = list(run_checks(bundle))
     assert {result.identifier for result in results if result.status is Status.FAIL} == {"readable"}
     assert all(result.status is Status.SKIP for result in results if result.identifier in ("infer-ids", "train-run", "weights", "geometry"))
+
+
+@pytest.mark.parametrize(("patch", "spacing"), [((96, 96, 96), (1.5, 1.5, 2.0)), ((48, 48, 48), (4.0, 4.0, 4.0)), ((40, 56, 40), None), ((), None)])
+def test_phantom_holds_a_patch_in_every_orientation(patch: tuple[int, ...], spacing: tuple[float, ...] | None) -> None:
+    shape = phantom_shape(patch, spacing)
+    for voxels, own in zip(shape, phantom_grid().spacing, strict=True):
+        available = voxels * own / max(spacing) if spacing else voxels
+        assert available >= max(patch, default=1)
 
 
 def test_phantom_is_oblique_flipped_and_measurable(tmp_path: Path) -> None:

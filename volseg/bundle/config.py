@@ -15,7 +15,8 @@ SEPARATOR = re.compile("#|::")
 """MONAI joins the parts of an id with ``#`` (before 1.3) or ``::``."""
 
 SUM_OF_REFERENCES = re.compile(r"\$\s*@[\w#:]+(\s*\+\s*@[\w#:]+)*\s*")
-REFERENCE = re.compile(r"@([\w#:]+)")
+REFERENCE = re.compile(r"[@%]([\w#:]+)")
+"""``@id`` is the object of an id, ``%id`` its text; read as data they are the same."""
 
 DEEPEST_REFERENCE = 20
 """References that lead through more than this many others are taken for a circle."""
@@ -49,7 +50,7 @@ def lookup(config: Mapping[str, Any], identifier: str) -> Any:
 
 
 def follow(config: Mapping[str, Any], value: Any) -> Any:
-    """Replace a reference (``"@id"``) by what it refers to; anything else comes back as it is, a broken reference as None."""
+    """Replace a reference (``"@id"``, ``"%id"``) by what it refers to; anything else comes back as it is, a broken reference as None."""
     for _ in range(DEEPEST_REFERENCE):
         if not (isinstance(value, str) and REFERENCE.fullmatch(value)):
             return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import numpy.typing as npt
 
 from volseg.geometry import Grid
 
-SHAPE = (22, 44, 52)
+LEAST_SHAPE = (22, 44, 52)
+MARGIN = 1.1
+"""How much larger than the network's patch the scan is, so that a crop of that size fits."""
+
 SPACING_MM = (5.0, 2.5, 2.0)
 """Thick slices first: the axes are permuted as well."""
 
@@ -59,7 +64,23 @@ class Phantom:
         return {"image": images[0] if len(images) == 1 else images, "label": str(self.label)}
 
 
-def write_phantom(folder: Path, channels: int, labels: list[int]) -> Phantom:
+def phantom_shape(patch: Sequence[int], spacing: Sequence[float] | None) -> tuple[int, int, int]:
+    """Voxels along i, j, k of a phantom into which the network's patch fits whatever the orientation.
+
+    Parameters
+    ----------
+    patch : sequence of int
+        Voxels of the patch; may be empty when unknown.
+    spacing : sequence of float or None
+        Spacing (mm) the bundle resamples to; None when it does not.
+    """
+    longest = max(patch, default=0) * MARGIN
+    scale = [max(spacing) / own if spacing else 1.0 for own in SPACING_MM]
+    i, j, k = (max(least, math.ceil(longest * factor)) for least, factor in zip(LEAST_SHAPE, scale, strict=True))
+    return i, j, k
+
+
+def write_phantom(folder: Path, channels: int, labels: list[int], shape: tuple[int, int, int] = LEAST_SHAPE) -> Phantom:
     """Write the phantom.
 
     Parameters
@@ -70,10 +91,12 @@ def write_phantom(folder: Path, channels: int, labels: list[int]) -> Phantom:
         Number of images; all alike.
     labels : list of int
         Values to put into the lesion, as slabs along its longest array axis.
+    shape : tuple of int
+        Voxels along i, j, k.
     """
     import nibabel
 
-    grid = phantom_grid()
+    grid = phantom_grid(shape)
     inside = lesion_mask(grid)
     folder.mkdir(parents=True, exist_ok=True)
     image = np.where(inside, INTENSITIES[1], INTENSITIES[0]).astype(np.float32)
@@ -88,14 +111,14 @@ def write_phantom(folder: Path, channels: int, labels: list[int]) -> Phantom:
     return phantom
 
 
-def phantom_grid() -> Grid:
+def phantom_grid(shape: tuple[int, int, int] = LEAST_SHAPE) -> Grid:
     """The phantom's grid: array axes point towards inferior, right and posterior before an oblique rotation; a left-handed frame."""
     affine = np.eye(4)
     turned = _rotation(ROTATION_DEGREES) @ np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]])
     turned[:, 1] *= -1
     affine[:3, :3] = turned * np.array(SPACING_MM)
     affine[:3, 3] = (31.0, -17.0, 240.0)
-    return Grid(SHAPE, affine)
+    return Grid(shape, affine)
 
 
 def lesion_mask(grid: Grid) -> npt.NDArray[np.bool_]:

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.bundle import Bundle, find_config, lookup, read_bundle, read_config
-from volseg.conformance.phantom import Phantom, write_phantom
+from volseg.bundle import Bundle, find_config, lookup, read_bundle, read_config, read_steps
+from volseg.conformance.phantom import Phantom, phantom_shape, write_phantom
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -70,8 +70,12 @@ class Subject:
 
     @cached_property
     def phantom(self) -> Phantom:
-        """A small scan with labels, on a rotated, flipped, anisotropic grid."""
-        return write_phantom(self.work / "phantom", self.bundle.input_channels, [value for value in self.bundle.labels if value > 0])
+        """A small scan with labels, on a rotated, flipped, anisotropic grid, large enough for the network's patch."""
+        patch = self.bundle.metadata["network_data_format"]["inputs"]["image"].get("spatial_shape", [])
+        spacing = next((step.arguments.get("pixdim") for step in read_steps(self.inference, "preprocessing") or () if step.target == "Spacingd"), None)
+        known = isinstance(spacing, list) and all(isinstance(value, (int, float)) and value > 0 for value in spacing)
+        shape = phantom_shape([size for size in patch if isinstance(size, int)], spacing if known else None)
+        return write_phantom(self.work / "phantom", self.bundle.input_channels, [value for value in self.bundle.labels if value > 0], shape)
 
     def parser(self) -> Any:
         """A MONAI ConfigParser of the inference config and the metadata, on the CPU."""

@@ -74,7 +74,7 @@ class Grid:
     @property
     def lps_affine(self) -> FloatArray:
         """(4, 4) float64: maps ``(i, j, k, 1)`` to LPS+ millimetres."""
-        return LPS_TO_RAS @ self.affine
+        return np.asarray(LPS_TO_RAS @ self.affine, dtype=np.float64)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -85,7 +85,7 @@ class Grid:
     @property
     def direction(self) -> FloatArray:
         """(3, 3) float64: columns are the unit vectors of ``i, j, k`` in RAS+."""
-        return self.affine[:3, :3] / np.array(self.spacing)
+        return np.asarray(self.affine[:3, :3] / np.array(self.spacing), dtype=np.float64)
 
     @property
     def origin(self) -> tuple[float, float, float]:
@@ -126,12 +126,12 @@ class Grid:
     def to_world(self, index: npt.ArrayLike) -> FloatArray:
         """Map voxel indices (..., 3) to RAS+ millimetres (..., 3)."""
         index = np.asarray(index, dtype=np.float64)
-        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.asarray(index @ self.affine[:3, :3].T + self.affine[:3, 3], dtype=np.float64)
 
     def to_voxel(self, world: npt.ArrayLike) -> FloatArray:
         """Map RAS+ millimetres (..., 3) to (fractional) voxel indices (..., 3)."""
         world = np.asarray(world, dtype=np.float64)
-        return np.linalg.solve(self.affine[:3, :3], (world - self.affine[:3, 3])[..., None])[..., 0]
+        return np.asarray(np.linalg.solve(self.affine[:3, :3], (world - self.affine[:3, 3])[..., None])[..., 0], dtype=np.float64)
 
     def corners(self) -> FloatArray:
         """(8, 3) float64: world positions (RAS+ mm) of the eight outermost voxel centres."""

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volseg.errors import GeometryError, InputError, OutputError, WriteError
-from volseg.evaluation import GRID_TOLERANCE_MM, CaseOverlap, Distribution, compare_volumes, summarise, write_csv, write_json
+from volseg.evaluation import GRID_TOLERANCE_MM, CaseOverlap, Distribution, compare_volumes, summarise, write_csv
 from volseg.evaluation.writing import format_csv
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
+from volseg.io.text import write_json
 
 AFFINE = np.array([[-0.9, 0, 0, 80], [0, -0.9, 0, 70], [0, 0, 3, -400], [0, 0, 0, 1]], dtype=float)
 SHAPE = (12, 10, 8)
@@ -140,7 +141,7 @@ def test_named_labels_are_listed_even_if_absent_and_found_ones_even_if_unnamed()
 
 def test_json_and_csv_hold_every_case_and_leave_the_undefined_empty(tmp_path: Path) -> None:
     evaluation = summarise(four_cases(), {1: 'a, "quoted" name'}, missing=[Path("ref/lost.nii.gz")])
-    written = json.loads(write_json(evaluation.to_dict(), tmp_path / "report.json").read_text())
+    written = json.loads(write_json(tmp_path / "report.json", evaluation.to_dict()).read_text())
     assert written["schema"] == "volseg.evaluation/1"
     assert [case["labels"][0]["dice"] for case in written["cases"]] == [None, 0, 0, 0.5]
     assert written["references_without_prediction"] == ["ref/lost.nii.gz"]
@@ -165,15 +166,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(WriteError, match="no space left on the device"):
-        write_json({}, target)
+        write_json(target, {})
     monkeypatch.undo()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.json", "old")]
 
 
 def test_places_that_are_no_file_are_refused_and_folders_are_made(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder"):
-        write_json({}, tmp_path)
+        write_json(tmp_path, {})
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="not a folder"):
-        write_json({}, tmp_path / "file" / "report.json")
-    assert write_json({}, tmp_path / "new" / "folder" / "report.json").is_file()
+        write_json(tmp_path / "file" / "report.json", {})
+    assert write_json(tmp_path / "new" / "folder" / "report.json", {}).is_file()

@@ -48,7 +48,8 @@ def evaluate(
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in
     only one of them, Dice is 0.
     """
-    from volseg.evaluation import check_output, evaluate_pairs, parse_label_names, write_csv, write_json
+    from volseg.evaluation import evaluate_pairs, parse_label_names, write_csv
+    from volseg.io.text import check_output, write_json
 
     console = Console(verbose, quiet, json_output)
     for path in (output, csv_path):
@@ -62,7 +63,7 @@ def evaluate(
     inputs = {"predictions": str(predictions), "references": str(references), "labels": labels}
     document = {**evaluation.to_dict(), "inputs": inputs}
     if output is not None:
-        write_json(document, output)
+        write_json(output, document)
     if csv_path is not None:
         write_csv(evaluation, csv_path)
     print_tables(evaluation, console)

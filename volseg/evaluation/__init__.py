@@ -8,7 +8,7 @@ from volseg.evaluation.overlap import Overlap, count_overlaps, dice, iou
 from volseg.evaluation.pairing import Pair, Pairing, Reference, References, find_label_maps, find_references, pair_files
 from volseg.evaluation.scores import GRID_TOLERANCE_MM, CaseOverlap, LabelScore, compare_volumes
 from volseg.evaluation.summary import Distribution, LabelSummary, summarise_label
-from volseg.evaluation.writing import check_output, write_csv, write_json
+from volseg.evaluation.writing import write_csv
 
 __all__ = [
     "GRID_TOLERANCE_MM",
@@ -23,7 +23,6 @@ __all__ = [
     "Pairing",
     "Reference",
     "References",
-    "check_output",
     "compare_volumes",
     "count_overlaps",
     "dice",
@@ -37,5 +36,4 @@ __all__ = [
     "summarise",
     "summarise_label",
     "write_csv",
-    "write_json",
 ]

@@ -46,6 +46,10 @@ class Placement:
     warnings: tuple[str, ...]
 
 
+SYNTHETIC_MARK = b"volseg: synthetic"
+"""How the description of volseg's own phantoms begins."""
+
+
 def read_nifti(path: Path, *, fix_shear: bool = False) -> Volume:
     """Read one 3D NIfTI file completely, in a single pass.
 
@@ -88,6 +92,8 @@ def read_nifti(path: Path, *, fix_shear: bool = False) -> Volume:
         "scl_slope": slope,
         "scl_inter": intercept,
     }
+    if SYNTHETIC_MARK in bytes(header["descrip"]):
+        details["synthetic"] = True
     source = Source(path, "nifti", scan_stem(path), sha256=sha256, details=details, header=header)
     return straightened(Volume(array, grid, source, place.warnings + notes + more))
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from volseg.errors import GeometryError
 from volseg.evaluation.overlap import count_labels
-from volseg.evaluation.writing import write_bytes
 from volseg.geometry import Grid, reorient
 from volseg.io import Volume
+from volseg.io.text import write_bytes
 from volseg.report.planes import PLANES, AnyArray, Plane, choose_slice, grey_range
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def write_preview(volume: Volume, label: Labels, path: Path, *, label_names: Map
     _draw_legend(figure, scene, label_names)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, facecolor=BACKGROUND, metadata={"Software": "volseg"})
-    return write_bytes(picture.getvalue(), path)
+    return write_bytes(path, picture.getvalue())
 
 
 def label_colour(label: int) -> str:

@@ -151,4 +151,6 @@ def _source(path: Path, series: Series) -> Source:
         "pixel_padding_value": None if first.padding is None else first.padding * first.slope + first.intercept,
         "sop_instance_uids": [s.sop_uid for s in series.slices],
     }
+    if first.text["manufacturer"].startswith("volseg") and "synthetic" in series.description.lower():
+        details["synthetic"] = True
     return Source(path=path, kind="dicom", name=name, series_instance_uid=series.uid or None, modality=series.modality or None, details=details)

@@ -28,6 +28,7 @@ import requests
 
 APP = "monaibundle"
 POLL_SECONDS = 1.0
+LINES_SHOWN = 3
 VERSIONS_OF = ("monailabel", "monai", "torch", "torchvision", "numpy", "pydicom")
 
 
@@ -38,6 +39,8 @@ class ServerError(RuntimeError):
 def main() -> int:
     """Parse the arguments, run, print one JSON document; 0 when everything asked for worked, 1 otherwise."""
     arguments = parse()
+    # A terminated script must still stop its server: SIGTERM becomes an exception, so that every finally runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     work = Path(tempfile.mkdtemp(prefix="monailabel-"))
     summary: dict[str, Any] = {"bundle": arguments.bundle.resolve().name, "versions": {name: version(name) for name in VERSIONS_OF}}
     try:
@@ -51,6 +54,8 @@ def main() -> int:
     finally:
         log = work / "server.log"
         if log.is_file():
+            if not summary.get("ok"):
+                summary["server_said"] = [line for line in log.read_text(errors="replace").splitlines() if "Error" in line or "Ignore" in line][-LINES_SHOWN:]
             arguments.output.mkdir(parents=True, exist_ok=True)
             shutil.copy(log, arguments.output / "server.log")
             summary["log"] = str(arguments.output / "server.log")

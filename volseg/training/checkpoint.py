@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from volseg.errors import InputError
 from volseg.io import written_beside
+
+if TYPE_CHECKING:
+    import torch
 
 BEST = "model.pt"
 LAST = "last.pt"
@@ -51,6 +54,22 @@ def save_torch(content: Any, path: Path) -> None:
         torch.save(content, stream)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def detached_state(state: Mapping[str, torch.Tensor], *, half: bool = False) -> dict[str, torch.Tensor]:
+    """Copy a state dict to the CPU, contiguous, optionally in half precision.
+
+    Names that share one tensor still share it in the copy, so that ``torch.save`` writes it once: MONAI's DynUNet registers every block twice.
+    """
+    copies: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+    result = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in copies:
+            copy = tensor.detach().cpu().contiguous().clone()
+            copies[key] = copy.half() if half and copy.is_floating_point() else copy
+        result[name] = copies[key]
+    return result
 
 
 def save_last(path: Path, position: Position, identity: Mapping[str, Any], states: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 
 from volseg.inference.device import autocast
-from volseg.training.checkpoint import BEST, LAST, Position, save_last, save_torch
+from volseg.training.checkpoint import BEST, LAST, Position, detached_state, save_last, save_torch
 from volseg.training.progress import EpochReport, Reporter
 from volseg.training.schedule import Limits
 
@@ -215,7 +215,7 @@ class TrainingLoop:
 
     def _weights(self) -> dict[str, torch.Tensor]:
         network = getattr(self._trainer.network, "module", self._trainer.network)
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+        return detached_state(network.state_dict())
 
     def _save_last(self) -> None:
         states = {"model": self._weights(), "optimizer": self._trainer.optimizer.state_dict()}

@@ -292,11 +292,10 @@ def _check_channels(bundle: Bundle, cases: tuple[Case, ...], path: Path) -> None
 def _export(weights: Path, bundle: Bundle) -> None:
     import torch
 
-    from volseg.training.checkpoint import save_torch
+    from volseg.training.checkpoint import detached_state, save_torch
 
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     target = bundle.path / "models" / "model.pt"
     target.parent.mkdir(exist_ok=True)
-    save_torch(halved, target)
+    save_torch(detached_state(state, half=True), target)
 

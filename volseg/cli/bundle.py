@@ -107,7 +107,7 @@ def check(name: str, fast: bool, json_output: bool, verbose: bool, quiet: bool) 
 
     console = Console(verbose, quiet, json_output)
     path = find_bundle(name)
-    results = list(run_checks(path, fast=fast, started=lambda one: console.detail(f"checking {one.identifier}: {one.title}")))
+    results = list(run_checks(path, fast=fast, progress=lambda checks: console.track(checks, "Checking", lambda one: f"{one.identifier} ({one.title})")))
     rows = [[result.status.value, result.identifier, result.title, f"{result.seconds:.1f}", result.detail] for result in results]
     console.table(f"Checks of {path}", [Column("result"), Column("check"), Column("what must hold"), Column("s", True), Column("found")], rows)
     counts = {status.value: sum(result.status is status for result in results) for status in Status}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +16,7 @@ for _concern in ("layout", "metadata", "configs", "workflows", "network", "runs"
     import_module(f"volseg.conformance.{_concern}")
 
 
-def run_checks(bundle: Path, *, fast: bool = False, started: Callable[[Check], None] | None = None) -> Iterator[Result]:
+def run_checks(bundle: Path, *, fast: bool = False, progress: Callable[[list[Check]], Iterable[Check]] = iter) -> Iterator[Result]:
     """Run every check on a bundle.
 
     Parameters
@@ -25,8 +25,8 @@ def run_checks(bundle: Path, *, fast: bool = False, started: Callable[[Check], N
         Its folder.
     fast : bool
         Leave out the checks that run the network.
-    started : callable, optional
-        Called with each check before it runs.
+    progress : callable
+        Given the checks that will run, hands them out one by one as they start (and may show that).
 
     Yields
     ------
@@ -36,11 +36,7 @@ def run_checks(bundle: Path, *, fast: bool = False, started: Callable[[Check], N
     unusable: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="volseg-check-", ignore_cleanup_errors=True) as work:
         subject = Subject(bundle, Path(work))
-        for check in CHECKS:
-            if fast and check.slow:
-                continue
-            if started:
-                started(check)
+        for check in progress([check for check in CHECKS if not (fast and check.slow)]):
             start = time.perf_counter()
             missing = [name for name in check.after if name in unusable]
             outcome = skipped(f"needs {', '.join(missing)}") if missing else _run(check, subject)

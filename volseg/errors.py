@@ -51,3 +51,10 @@ class WriteError(VolsegError):
 
 class DeviceError(InputError):
     """The requested device is not available on this machine."""
+
+
+def root_cause(error: BaseException) -> str:
+    """Type and message of the innermost error of a chain, on one line; libraries such as MONAI wrap what went wrong several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

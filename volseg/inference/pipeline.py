@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volseg.bundle import Bundle, load_weights, mismatch, read_state_dict
-from volseg.errors import BundleError
+from volseg.errors import BundleError, root_cause
 
 if TYPE_CHECKING:
     import torch
@@ -110,10 +110,7 @@ def _part(parser: ConfigParser, bundle: Bundle, ids: tuple[str, ...]) -> Any:
     try:
         return parser.get_parsed_content(name)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        msg = f"{bundle.inference_config}: `{name}` cannot be built: {type(cause).__name__}: {' '.join(str(cause).split())}"
+        msg = f"{bundle.inference_config}: `{name}` cannot be built: {root_cause(error)}"
         raise BundleError(msg) from error
 
 

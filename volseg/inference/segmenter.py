@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
-from volseg.errors import BundleError, InputError
+from volseg.errors import BundleError, InputError, root_cause
 from volseg.geometry import Grid
 from volseg.inference.device import autocast, describe_device, select_device, select_precision
 from volseg.inference.pipeline import IMAGE, PREDICTION, Pipeline, build_pipeline
@@ -224,7 +224,7 @@ class Segmenter:
         }
 
     def _broken(self, error: Exception, *, stage: str) -> BundleError:
-        return BundleError(f"{self.bundle.inference_config}: `{stage}` failed on this scan: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return BundleError(f"{self.bundle.inference_config}: `{stage}` failed on this scan: {root_cause(error)[:300]}")
 
 
 class _Timer:
@@ -279,4 +279,3 @@ def _on_grid(pred: Any, grid: Grid) -> tuple[Any, str]:
         return pred, ""
     resampled = SpatialResample(mode="nearest", padding_mode="zeros")(pred, dst_affine=grid.affine.copy(), spatial_size=grid.shape)
     return resampled, f"the bundle left its label on another grid ({found}); it was brought to the scan's grid by nearest neighbour"
-

@@ -9,7 +9,7 @@ from typing import Any
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
 from volseg.dataset import Case, read_datalist, split_fold
-from volseg.errors import BundleError, DatasetError, InputError, OutputError
+from volseg.errors import BundleError, DatasetError, InputError, OutputError, root_cause
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
 from volseg.provenance import sha256_of
@@ -42,9 +42,9 @@ class TrainingResult:
     stopped_by : str
         ``"epochs"``, ``"time limit"`` or ``"patience"``.
     best_metric : float or None
-        Best key validation metric and
+        Best key validation metric.
     best_epoch : int
-        its epoch.
+        Epoch of the best metric.
     """
 
     run_dir: Path
@@ -124,7 +124,7 @@ def train(
     with quiet_libraries():
         result = _run(plan, reporter)
     if into:
-        _export(result.weights if fold is not None else result.run_dir / BEST, read)
+        _export(result.weights, read)
         reporter.message(f"weights written to {read.path / 'models' / 'model.pt'} in half precision")
     return result
 
@@ -237,10 +237,7 @@ def _build(config: RunConfig, bundle: Bundle, precision: str, device: Any) -> tu
         evaluator = parser.get_parsed_content(EVALUATOR) if config.has_validation else None
         scheduler = parser.get_parsed_content(config.scheduler_id) if config.scheduler_id else None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        msg = f"{bundle.train_config}: the training could not be set up: {type(cause).__name__}: {' '.join(str(cause).split())}"
+        msg = f"{bundle.train_config}: the training could not be set up: {root_cause(error)}"
         raise BundleError(msg) from error
     if device.type == "cpu":
         # Convolutions on channels-last memory are markedly faster on CPUs (see tests/bench).
@@ -298,4 +295,3 @@ def _export(weights: Path, bundle: Bundle) -> None:
     target = bundle.path / "models" / "model.pt"
     target.parent.mkdir(exist_ok=True)
     save_torch(detached_state(state, half=True), target)
-

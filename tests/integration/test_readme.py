@@ -29,7 +29,7 @@ def readme_commands() -> list[str]:
 def help_examples(name: str) -> list[str]:
     command = volseg.get_command(None, name)  # type: ignore[arg-type]
     text = f"{command.help}\n{command.epilog or ''}"
-    found = re.findall(r"^\s*(volseg \S.*?)(?:\s{3,}.*)?$", text, flags=re.M)
+    found = re.findall(r"^ *(volseg \S.*?)(?: {3,}.*)?$", text, flags=re.M)
     return [line.strip() for line in found]
 
 

@@ -86,11 +86,11 @@ def train(
     if into_bundle and len(folds) > 1:
         msg = "--into-bundle needs one set of weights; train with --fold none (every case), or name one fold"
         raise InputError(msg)
-    signal.signal(signal.SIGTERM, _interrupt)
     results = []
     for number in folds:
         run_dir = _run_dir(output, folder.name, number, several=len(folds) > 1)
         reporter = _reporter(console)
+        earlier = signal.signal(signal.SIGTERM, _interrupt)
         try:
             result = run_training(
                 folder,
@@ -112,6 +112,7 @@ def train(
             click.echo(f"volseg: stopped; the last checkpoint is in {run_dir}: run the same command with --resume to continue", err=True)
             return INTERRUPTED
         finally:
+            signal.signal(signal.SIGTERM, earlier)
             reporter.close()
         results.append(result)
         console.say(_summary(result))

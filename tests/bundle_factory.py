@@ -71,17 +71,17 @@ TINY_NETWORK = {
     "upsample_kernel_size": [2, 2, 2],
     "filters": [4, 8, 8, 8],
     "norm_name": ["INSTANCE", {"affine": True}],
-    "deep_supervision": True,
-    "deep_supr_num": 2,
 }
+
+DEEP_SUPERVISION = {"deep_supervision": True, "deep_supr_num": 2}
 
 
 def tiny_bundle(folder: Path, *, weights: bool = False, name: str = "tiny") -> Path:
     """ct_tumor with a U-Net of a few thousand weights, 16-voxel patches at 8 mm, and two epochs."""
     bundle = copy_bundle(folder, name)
-    small = {"network_def": TINY_NETWORK, "spacing": [8.0, 8.0, 8.0], "patch_size": [16, 16, 16]}
-    edit_config(bundle, "inference", **small)
-    edit_config(bundle, "train", **small, crop_size=[20, 20, 20], val_interval=1, train__trainer__max_epochs=2)
+    small = {"spacing": [8.0, 8.0, 8.0], "patch_size": [16, 16, 16]}
+    edit_config(bundle, "inference", network_def=TINY_NETWORK, **small)
+    edit_config(bundle, "train", network_def=TINY_NETWORK | DEEP_SUPERVISION, **small, crop_size=[20, 20, 20], val_interval=1, train__trainer__max_epochs=2)
     if weights:
         import torch
         from monai.networks.nets import DynUNet

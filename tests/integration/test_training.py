@@ -90,7 +90,7 @@ def test_loss_goes_down(uninterrupted):
 
 
 def test_weights_are_a_plain_state_dict_that_fits_the_inference_config(uninterrupted, bundle):
-    from volseg.bundle import mismatch, read_bundle, read_state_dict
+    from volseg.bundle import is_training_only, mismatch, read_bundle, read_state_dict
     from volseg.inference.pipeline import build_pipeline
 
     result, _ = uninterrupted
@@ -98,6 +98,8 @@ def test_weights_are_a_plain_state_dict_that_fits_the_inference_config(uninterru
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     pipeline = build_pipeline(read_bundle(bundle), torch.device("cpu"), weights=result.run_dir / "last.pt")
     assert mismatch(read_state_dict(result.weights), pipeline.network) == ""
+    heads = [name for name in read_state_dict(result.run_dir / "last.pt") if is_training_only(name)]
+    assert heads, "last.pt keeps the deep-supervision heads, which a resumed training needs"
 
 
 def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, bundle, dataset, tmp_path, monkeypatch):
@@ -138,6 +140,7 @@ def test_every_case_trains_without_validation_and_goes_into_the_bundle(bundle, d
     shipped = torch.load(own / "models" / "model.pt", weights_only=True)
     trained = torch.load(result.weights, weights_only=True)
     assert all(tensor.dtype == torch.float16 for tensor in shipped.values())
+    assert trained.keys() == shipped.keys()
     for name, tensor in trained.items():
         assert torch.equal(tensor.half(), shipped[name])
     # DynUNet names every block twice; on disk each tensor is there once.
@@ -233,6 +236,12 @@ def test_plain_monai_runs_the_training_config(dataset, tmp_path):
     done = subprocess.run([*command[:5], evaluate, *command[6:]], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (own / "eval" / "metrics.csv").is_file()
+    (tmp_path / "data" / "imagesTs").mkdir(parents=True)
+    shutil.copy(dataset / "imagesTr" / "case0.nii.gz", tmp_path / "data" / "imagesTs" / "case0.nii.gz")
+    infer = [*command[:4], "--config_file", str(own / "configs" / "inference.json"), "--bundle_root", str(own), "--dataset_dir", str(tmp_path / "data")]
+    done = subprocess.run(infer, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (own / "eval" / "case0_seg.nii.gz").is_file()
 
 
 def test_synthetic_data(bundle, tmp_path: Path, monkeypatch):

@@ -6,7 +6,7 @@ from volseg.bundle.config import Step, follow, lookup, read_steps
 from volseg.bundle.describe import describe
 from volseg.bundle.find import bundle_folders, find_bundle, list_bundles
 from volseg.bundle.read import Bundle, find_config, read_bundle, read_config
-from volseg.bundle.weights import load_weights, mismatch, read_state_dict, weights_path, weights_sha256
+from volseg.bundle.weights import is_training_only, load_state, load_weights, mismatch, read_state_dict, weights_path, weights_sha256
 
 __all__ = [
     "Bundle",
@@ -16,7 +16,9 @@ __all__ = [
     "find_bundle",
     "find_config",
     "follow",
+    "is_training_only",
     "list_bundles",
+    "load_state",
     "load_weights",
     "lookup",
     "mismatch",

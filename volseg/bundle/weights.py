@@ -20,6 +20,9 @@ NESTED_KEYS = ("model", "state_dict")
 KEYS_SHOWN = 3
 """How many keys of a mismatch a message names."""
 
+TRAINING_ONLY = frozenset({"deep_supervision_heads", "super_head"})
+"""Parts of tensor names that only training uses (MONAI's ``DynUNet``): networks for inference are built without deep supervision, because TorchScript cannot compile it."""
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -110,11 +113,29 @@ def load_weights(bundle: Bundle, network: Module) -> None:
     """
     path = weights_path(bundle)
     state = _scripted_state(path) if path.suffix == ".ts" else read_state_dict(path)
-    problem = mismatch(state, network)
+    load_state(state, network, path)
+
+
+def load_state(state: Mapping[str, Tensor], network: Module, path: Path) -> None:
+    """Load a state dict into a network, strictly but for the heads that only training uses (:data:`TRAINING_ONLY`).
+
+    Raises
+    ------
+    BundleError
+        If a tensor is missing, left over, or of another shape; ``path`` is named in the message.
+    """
+    wanted = network.state_dict()
+    needed = {key: tensor for key, tensor in state.items() if key in wanted or not is_training_only(key)}
+    problem = mismatch(needed, network)
     if problem:
-        msg = f"{path}: the weights do not fit the network of {bundle.inference_config.name}: {problem}; use the weights that were trained with this config"
+        msg = f"{path}: the weights do not fit the network of the inference config: {problem}; use weights that were trained with this bundle's config"
         raise BundleError(msg)
-    network.load_state_dict(state, strict=True)
+    network.load_state_dict(needed, strict=True)
+
+
+def is_training_only(key: str) -> bool:
+    """Whether a tensor of this name belongs to a deep-supervision head."""
+    return not TRAINING_ONLY.isdisjoint(key.split("."))
 
 
 def mismatch(state: Mapping[str, Tensor], network: Module) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from volseg.bundle import load_weights, weights_path, weights_sha256
+from volseg.bundle import load_weights, mismatch, read_state_dict, weights_path, weights_sha256
 from volseg.conformance.registry import Outcome, Status, check, failed, judged, passed, skipped, warned
 from volseg.conformance.subject import CPU, Subject
 
@@ -21,6 +21,8 @@ def check_weights(subject: Subject) -> Outcome:
     with subject.running():
         network = subject.parser().get_parsed_content("network_def")
     load_weights(subject.bundle, network)
+    if path.suffix == ".pt" and (extra := mismatch(read_state_dict(path), network)):
+        return warned(f"{path.name} holds more than the network of the inference config ({extra}): plain MONAI's strict loading refuses it; save it without the training heads")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return passed(f"{path.name}: {parameters:,} parameters, {path.stat().st_size / 2**20:.1f} MiB, SHA-256 {weights_sha256(subject.bundle)[:16]}...")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.bundle import Bundle, load_weights, mismatch, read_state_dict
+from volseg.bundle import Bundle, load_state, load_weights, read_state_dict
 from volseg.errors import BundleError, root_cause
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ PREPROCESSING = ("preprocessing", "pre_transforms")
 POSTPROCESSING = ("postprocessing", "post_transforms")
 """Ids of the two transform chains, in the order MONAI Label looks for them."""
 
-FILE_TRANSFORMS = ("LoadImage", "LoadImaged", "SaveImage", "SaveImaged", "DeleteItemsd")
-"""Transforms volseg takes out: it reads and writes the files itself, and hands over no keys that would have to be deleted."""
+FILE_TRANSFORMS = ("LoadImage", "LoadImaged", "SaveImage", "SaveImaged", "CopyItemsd", "DeleteItemsd")
+"""Transforms volseg takes out: it reads and writes the files itself, and hands over nothing but the image."""
 
 IMAGE, PREDICTION = "image", "pred"
 """Names of the network's input and output in every bundle (MONAI Label's contract)."""
@@ -89,7 +89,7 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = 
     if weights is None:
         load_weights(bundle, network)
     else:
-        _load_other(weights, network, bundle)
+        load_state(read_state_dict(weights), network, weights)
     inferer = _part(parser, bundle, ("inferer",))
     if overlap is not None:
         if not isinstance(inferer, SlidingWindowInferer):
@@ -112,15 +112,6 @@ def _part(parser: ConfigParser, bundle: Bundle, ids: tuple[str, ...]) -> Any:
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         msg = f"{bundle.inference_config}: `{name}` cannot be built: {root_cause(error)}"
         raise BundleError(msg) from error
-
-
-def _load_other(weights: Path, network: torch.nn.Module, bundle: Bundle) -> None:
-    state = read_state_dict(weights)
-    problem = mismatch(state, network)
-    if problem:
-        msg = f"{weights}: these weights do not fit the network of bundle {bundle.name}: {problem}; use weights that were trained with it"
-        raise BundleError(msg)
-    network.load_state_dict(state)
 
 
 def _without_files(chain: Any) -> Any:

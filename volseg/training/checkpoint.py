@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from volseg.bundle import is_training_only
 from volseg.errors import InputError
 from volseg.io import written_beside
 
@@ -70,6 +71,11 @@ def detached_state(state: Mapping[str, torch.Tensor], *, half: bool = False) -> 
             copies[key] = copy.half() if half and copy.is_floating_point() else copy
         result[name] = copies[key]
     return result
+
+
+def inference_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part of a trained state dict that inference needs: all but the deep-supervision heads."""
+    return {name: tensor for name, tensor in state.items() if not is_training_only(name)}
 
 
 def save_last(path: Path, position: Position, identity: Mapping[str, Any], states: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 
 from volseg.inference.device import autocast
-from volseg.training.checkpoint import BEST, LAST, Position, detached_state, save_last, save_torch
+from volseg.training.checkpoint import BEST, LAST, Position, detached_state, inference_weights, save_last, save_torch
 from volseg.training.progress import EpochReport, Reporter
 from volseg.training.schedule import Limits
 
@@ -123,7 +123,7 @@ class TrainingLoop:
             trainer.run()
         self._save_last()
         if self.position.best_metric is None:
-            save_torch(self._weights(), self._run_dir / BEST)
+            save_torch(inference_weights(self._weights()), self._run_dir / BEST)
         return self.position
 
     @property
@@ -206,7 +206,7 @@ class TrainingLoop:
         if key is None or not np.isfinite(key) or (best is not None and key <= best):
             return metrics, False
         self.position = replace(self.position, best_metric=key, best_epoch=epoch)
-        save_torch(self._weights(), self._run_dir / BEST)
+        save_torch(inference_weights(self._weights()), self._run_dir / BEST)
         return metrics, True
 
     def _stop(self, reason: str) -> None:

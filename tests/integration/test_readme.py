@@ -14,8 +14,8 @@ from volseg.cli.main import COMMANDS, volseg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-STAND_INS = {"DATASET": "dataset", "--time-limit 2h": "--time-limit 5s", "scans/": "dataset/imagesTr", "DICOM_FOLDER": "sample/sample_ct_dicom", "TIME": "5s"}
-"""Names that stand for the reader's own files, and times that a test cannot spend."""
+STAND_INS = {"DATASET": "dataset", "scans/": "dataset/imagesTr", "DICOM_FOLDER": "sample/sample_ct_dicom"}
+"""Names that stand for the reader's own files."""
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -47,6 +47,8 @@ def folder(tmp_path_factory):
 def run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, real in STAND_INS.items():
         command = command.replace(name, real)
+    # Hours are no time for a test.
+    command = re.sub(r"--time-limit \S+", "--time-limit 5s", command)
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as ended:
         main(shlex.split(command)[1:])

@@ -69,7 +69,7 @@ def train(
       volseg train bundles/ct_tumor --data synthetic --epochs 2 -o runs/try
       volseg train bundles/ct_tumor --data DATASET --fold 0 --time-limit 2h
       volseg train bundles/ct_tumor --data DATASET --fold 0 --time-limit 2h --resume
-      volseg train bundles/ct_tumor --data DATASET --fold none --into-bundle
+      volseg train bundles/ct_tumor --data DATASET --fold none --time-limit 4h --into-bundle
     """
     console = Console(verbose, quiet, json_output)
     if data is None:

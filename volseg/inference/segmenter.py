@@ -124,11 +124,11 @@ class Segmenter:
         wanted, found = self.bundle.modality, volume.source.modality
         if wanted and found and wanted.upper() != found.upper():
             notes.append(f"bundle {self.bundle.name} was made for {wanted}, but this series says {found}")
-        finite = np.isfinite(volume.array)
-        if not finite.any():
+        lowest = lowest_finite(volume.array)
+        if lowest is None:
             msg = f"{volume.source.path}: no voxel has a finite value; export the scan again"
             raise InputError(msg)
-        if wanted == "CT" and not (volume.array[finite] < 0).any():
+        if wanted == "CT" and lowest >= 0:
             notes.append("no voxel is negative, so the values do not look like Hounsfield units; check the rescale slope and intercept of the scan")
         return notes
 
@@ -136,11 +136,10 @@ class Segmenter:
         import torch
         from monai.data import MetaTensor
 
-        array = volume.array
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            finite = np.isfinite(array)
-            array = np.where(finite, array, array[finite].min())
-        tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))
+        array = np.ascontiguousarray(volume.array, dtype=np.float32)
+        if not np.isfinite(array).all():
+            array = np.where(np.isfinite(array), array, np.float32(lowest_finite(array) or 0))
+        tensor = torch.as_tensor(array)
         affine = torch.as_tensor(volume.grid.affine.copy())
         meta = {
             "affine": affine,
@@ -225,6 +224,15 @@ class Segmenter:
 
     def _broken(self, error: Exception, *, stage: str) -> BundleError:
         return BundleError(f"{self.bundle.inference_config}: `{stage}` failed on this scan: {root_cause(error)[:300]}")
+
+
+def lowest_finite(array: npt.NDArray[Any]) -> float | None:
+    """Smallest value that is neither NaN nor infinite; None when there is none."""
+    lowest = float(array.min())
+    if np.isfinite(lowest):
+        return lowest
+    finite = array[np.isfinite(array)]
+    return float(finite.min()) if finite.size else None
 
 
 class _Timer:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -242,6 +243,21 @@ def test_plain_monai_runs_the_training_config(dataset, tmp_path):
     done = subprocess.run(infer, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (own / "eval" / "case0_seg.nii.gz").is_file()
+
+
+def test_two_processes_train_together(tmp_path):
+    """multi_gpu_train.json over train.json, as torchrun starts it; without GPUs the processes talk through gloo."""
+    from volseg.synthetic import write_dataset
+
+    own = tiny_bundle(tmp_path)
+    write_dataset(tmp_path / "data", 10, seed=3, shape=(48, 40, 20), spacing=(3, 3, 7))
+    configs = f"['{own / 'configs' / 'train.json'}','{own / 'configs' / 'multi_gpu_train.json'}']"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run", "--config_file", configs]
+    command += ["--bundle_root", str(own), "--dataset_dir", str(tmp_path / "data"), "--device", "$torch.device('cpu')"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = torch.load(own / "models" / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
 
 
 def test_synthetic_data(bundle, tmp_path: Path, monkeypatch):

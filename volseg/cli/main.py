@@ -76,8 +76,8 @@ def main(args: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         _fail("stopped", 130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message()} (see `{context.command_path if context else 'volseg'} --help`)", error.exit_code)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except VolsegError as error:

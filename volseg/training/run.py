@@ -158,7 +158,6 @@ class _Plan:
 
 
 def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
-    import torch
     from monai.utils import set_determinism
 
     from volseg.inference.device import describe_device, select_device, select_precision
@@ -211,8 +210,6 @@ def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
         val_interval=config.val_interval,
         patience=plan.patience,
     )
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)
     if resumed:
         loop.restore(*resumed)
         reporter.message(f"resuming after epoch {resumed[0].epoch}")

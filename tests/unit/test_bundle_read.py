@@ -149,7 +149,6 @@ def test_no_inference_config(tmp_path: Path) -> None:
 
 
 def test_yaml_error_has_a_place(tmp_path: Path) -> None:
-    pytest.importorskip("yaml")
     folder = make_bundle(tmp_path / "b")
     (folder / "configs" / "inference.json").unlink()
     (folder / "configs" / "inference.yaml").write_text("a: 1\nb: [1, 2\n")

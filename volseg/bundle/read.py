@@ -143,11 +143,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ImportError as error:
-        msg = f"{path}: reading YAML needs PyYAML; run `pip install pyyaml`, or give the config as JSON"
-        raise BundleError(msg) from error
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

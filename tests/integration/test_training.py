@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.bundle_factory import edit_config, tiny_bundle, write_scan
 from volseg.errors import BundleError, DatasetError, InputError
@@ -21,6 +22,8 @@ from volseg.training import train
 from volseg.training.progress import EpochReport, SilentReporter
 
 EPOCHS = 4
+STEPS_PER_EPOCH = 2
+"""Four cases train, two a step."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,9 @@ def test_run_folder_holds_what_is_promised(uninterrupted, bundle):
     names = {path.name for path in result.run_dir.iterdir()}
     assert {"model.pt", "last.pt", "metrics.csv", "config.json", "provenance.json", "tensorboard"} <= names
     assert any(result.run_dir.glob("tensorboard/**/events.out.tfevents.*"))
+    events = EventAccumulator(str(result.run_dir / "tensorboard")).Reload()
+    assert len(events.Scalars("train_loss")) == EPOCHS * STEPS_PER_EPOCH
+    assert [event.step for event in events.Scalars("val_mean_dice")] == list(range(1, EPOCHS + 1))
     rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
     assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
     assert all(0 <= float(row["val_mean_dice"]) <= 1 for row in rows)

@@ -241,6 +241,37 @@ def test_folder_of_scans_and_formats(capsys, bundle, scan, tmp_path):
     assert np.array_equal(nrrd.array, nifti.array)
 
 
+def test_failure_while_writing_keeps_the_earlier_result(capsys, bundle, scan, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    infer(capsys, bundle, [scan], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("volseg.report.write_preview", interrupted)
+    assert infer(capsys, bundle, [scan], out)[0] == 130
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert infer(capsys, bundle, [scan], tmp_path / "new")[0] == 130
+    assert not (tmp_path / "new").exists()
+
+
+def test_absurd_field_of_view_is_refused_and_a_tiny_one_doubted(capsys, bundle, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((48, 40, 20), np.int16), np.diag([100.0, 100.0, 100.0, 1.0])), tmp_path / "huge.nii.gz")
+    assert "4800 x 4000 x 2000 mm" in refused(capsys, tmp_path, tmp_path / "huge.nii.gz", "-b", bundle, "--device", "cpu")
+    nib.save(nib.Nifti1Image(np.full((48, 40, 20), -5, np.int16), np.diag([0.01, 0.01, 0.01, 1.0])), tmp_path / "dot.nii.gz")
+    code, _, err = infer(capsys, bundle, [tmp_path / "dot.nii.gz"], tmp_path / "out", "--dry-run")
+    assert code == 0
+    assert "0.48 x 0.4 x 0.2 mm" in err
+
+
+def test_dry_run_goes_on_after_an_unusable_scan(capsys, bundle, scan, tmp_path):
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)), tmp_path / "nan.nii.gz")
+    code, out, _ = infer(capsys, bundle, [tmp_path / "nan.nii.gz", scan], tmp_path / "out", "--dry-run", "--json")
+    assert code == 2
+    assert ["error" in result for result in json.loads(out)["results"]] == [True, False]
+
+
 def test_dry_run_writes_nothing(capsys, bundle, scan, tmp_path):
     code, out, _ = infer(capsys, bundle, [scan], tmp_path / "out", "--dry-run", "--json")
     assert code == 0

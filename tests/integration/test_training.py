@@ -182,6 +182,99 @@ def test_bundle_without_training_config(bundle, dataset, tmp_path):
         train(own, dataset, tmp_path / "run")
 
 
+def test_finished_run_can_be_made_longer(bundle, dataset, tmp_path):
+    """The rate of the extension follows the longer schedule; the shorter one had ended at 0."""
+    run_dir = tmp_path / "run"
+    train(bundle, dataset, run_dir, epochs=2, device="cpu")
+    collector = Collector()
+    train(bundle, dataset, run_dir, epochs=4, device="cpu", resume=True, reporter=collector)
+    # PolynomialLR of power 0.9 from 1e-3 over 4 epochs: the third epoch runs at (1 - 2/4) ** 0.9 of it.
+    assert [report.epoch for report in collector.reports] == [3, 4]
+    assert collector.reports[0].learning_rate == pytest.approx(1e-3 * 0.5**0.9)
+    parts = json.loads((run_dir / "provenance.json").read_text())["earlier_parts"]
+    assert [part["epochs"] for part in parts] == [2]
+
+
+def test_patience_waits_for_validations(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    edit_config(own, "train", val_interval=3)
+    result = train(own, dataset, tmp_path / "run", epochs=30, patience=1, device="cpu", settings={"optimizer#lr": 0.0})
+    # Validated in epochs 3 (sets the best) and 6 (no better): only then can patience end the run.
+    assert result.epochs == 6
+
+
+@pytest.mark.parametrize(("name", "flag"), [("seed", "--seed"), ("device", "--device"), ("fold", "--fold"), ("train#dataset#data", "--data")])
+def test_ids_that_volseg_fills_in_cannot_be_set(name, flag, bundle, dataset, tmp_path):
+    with pytest.raises(InputError, match=flag):
+        train(bundle, dataset, tmp_path / "run", settings={name: 1})
+
+
+def broken_label(dataset: Path, folder: Path, change) -> Path:
+    """The dataset with the label of case 3 changed."""
+    import nibabel as nib
+
+    shutil.copytree(dataset, folder)
+    path = folder / "labelsTr" / "case3.nii.gz"
+    image = nib.load(path)
+    array, affine = change(np.asarray(image.dataobj).copy(), image.affine.copy())
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return folder
+
+
+def shifted(array, affine):
+    affine[0, 3] += 30
+    return array, affine
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (shifted, "the label lies on"),
+        (lambda array, affine: (array[:-1], affine), "the label lies on"),
+        (lambda array, affine: (np.where(array == 1, 2, 0).astype(np.uint8), affine), "holds the values 2"),
+        (lambda array, affine: ((array * 0.5).astype(np.float32), affine), "holds the values 0.5"),
+    ],
+    ids=["shifted", "other shape", "unknown value", "fractions"],
+)
+def test_labels_that_do_not_fit_are_refused_by_name_before_anything_runs(change, words, bundle, dataset, tmp_path):
+    data = broken_label(dataset, tmp_path / "data", change)
+    with pytest.raises(DatasetError, match=words) as caught:
+        train(bundle, data, tmp_path / "run")
+    assert "case3.nii.gz" in str(caught.value)
+    assert not any((tmp_path / "run").glob("*"))
+
+
+def test_damaged_scan_is_named(bundle, dataset, tmp_path):
+    data = shutil.copytree(dataset, tmp_path / "data")
+    path = data / "imagesTr" / "case2.nii.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DatasetError, match=r"case2\.nii\.gz"):
+        train(bundle, data, tmp_path / "run")
+
+
+def test_scheduler_must_be_named_by_reference(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["handlers"][0] = {
+        "_target_": "monai.handlers.LrScheduleHandler",
+        "lr_scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer"},
+    }
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="by reference"):
+        train(own, dataset, tmp_path / "run")
+
+
+def test_every_fold_of_the_datalist_is_trained(bundle, dataset, tmp_path):
+    content = json.loads((dataset / "dataset.json").read_text())
+    for item, fold in zip(content["training"], (1, 1, 3, 3, 3), strict=True):
+        item |= {"fold": fold, "image": str(dataset / item["image"]), "label": str(dataset / item["label"])}
+    (tmp_path / "folds.json").write_text(json.dumps(content))
+    done = run_cli("train", str(bundle), "--data", str(tmp_path / "folds.json"), "--fold", "all", "--epochs", "1", "--device", "cpu", "-o", str(tmp_path / "run"), "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folds"] == [1, 3]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["fold1", "fold3"]
+
+
 def test_config_that_cannot_be_built(bundle, dataset, tmp_path):
     own = shutil.copytree(bundle, tmp_path / "own")
     edit_config(own, "train", optimizer={"_target_": "torch.optim.NoSuchOptimizer", "params": "$@network.parameters()"})

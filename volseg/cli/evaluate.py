@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from volseg.cli.options import Column, Console, json_option, verbosity_options
-from volseg.errors import InputError
+from volseg.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from volseg.evaluation import Distribution, Evaluation, Pairing
@@ -57,6 +57,7 @@ def evaluate(
             check_output(path)
     given_names = parse_label_names(labels) if labels else {}
     pairing, found_names = find_pairs(predictions, references)
+    _refuse_overwriting(pairing, output, csv_path)
     _report_unmatched(pairing, allow_missing, console)
     pairs = console.track(pairing.pairs, "Comparing", lambda pair: f"{pair.case} ({pair.prediction.name} with {pair.reference.name})")
     evaluation = evaluate_pairs(pairs, given_names or found_names, missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
@@ -140,3 +141,15 @@ def _report_unmatched(pairing: Pairing, allow_missing: bool, console: Console) -
         raise InputError(msg)
     if missing:
         console.warn(f"{len(missing)} references have no prediction and are left out: {list_names(missing)}")
+
+
+def _refuse_overwriting(pairing: Pairing, output: Path | None, csv_path: Path | None) -> None:
+    """No report may take the place of a label map or of the other report."""
+    read = {path.resolve() for pair in pairing.pairs for path in (pair.prediction, pair.reference)}
+    for path in (output, csv_path):
+        if path is not None and path.resolve() in read:
+            msg = f"{path}: the report would replace a label map that is compared; name another file"
+            raise OutputError(msg)
+    if output is not None and csv_path is not None and output.resolve() == csv_path.resolve():
+        msg = f"{output}: named for both the JSON and the CSV report; name two files"
+        raise OutputError(msg)

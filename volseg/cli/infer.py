@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import click
 
 from volseg.cli.options import Console, json_option, verbosity_options
-from volseg.errors import InputError, OutputError, VolsegError
+from volseg.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter
@@ -163,8 +165,14 @@ def _dry_run(jobs: list[_Job], settings: _Settings, console: Console) -> int:
         if isinstance(scan, _Unusable):
             results.append(_report_failure(scan, alone=len(jobs) == 1))
             continue
-        plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
-        results.append({"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan, "warnings": list(scan.volume.warnings)})
+        try:
+            plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
+        except InputError as error:
+            results.append(_report_failure(_Unusable(scan.job, error), alone=len(jobs) == 1))
+            continue
+        results.append({"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan})
+        for warning in plan["warnings"]:
+            console.warn(f"{scan.job.scan}: {warning}")
         patch = "x".join(map(str, plan["patch"]))
         console.say(f"{scan.job.scan}: {scan.volume.grid}")
         console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
@@ -203,29 +211,32 @@ def _report_failure(scan: _Unusable, *, alone: bool) -> dict[str, Any]:
 
 
 def _write(scan: _Scan, segmentation: Segmentation, console: Console) -> dict[str, Any]:
-    """Write every output of one scan; when one fails, those already written for it are taken back."""
+    """Write every output of one scan to a hidden folder, then move them into place: all of them appear or none, and an earlier result stays until then."""
     from time import perf_counter
 
+    from volseg.inference.quiet import quiet_libraries
     from volseg.io.text import write_json
     from volseg.report import write_preview
 
     began, job = perf_counter(), scan.job
     report = segmentation.report()
     report["timings_s"] = {**report["timings_s"], "read": round(scan.read_s, 4)}
-    written: list[Path] = []
+    report["outputs"] = [str(path) for path in job.outputs()]
+    staging = job.folder / f".volseg-{uuid4().hex}"
     try:
-        for path in job.labels():
-            written.append(segmentation.save(path))
+        staged = replace(job, folder=staging)
+        for path in staged.labels():
+            segmentation.save(path)
         if job.preview:
-            written.append(write_preview(segmentation.volume, segmentation.label, job.picture, label_names=segmentation.labels))
+            with quiet_libraries():
+                write_preview(segmentation.volume, segmentation.label, staged.picture, label_names=segmentation.labels)
         report["timings_s"]["write"] = round(perf_counter() - began, 4)
-        report["outputs"] = [str(path) for path in (*written, job.report)]
-        written.append(job.report)
-        write_json(job.report, report)
-    except (VolsegError, OSError):
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+        write_json(staged.report, report)
+        # The report goes last: where it is, everything is.
+        for path in (*staged.labels(), *([staged.picture] if job.preview else []), staged.report):
+            path.replace(job.folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     for warning in report["warnings"]:
         console.warn(f"{job.scan}: {warning}")
     volumes = ", ".join(f"{label['name']} {label['volume_ml']:.1f} ml" for label in report["labels"])

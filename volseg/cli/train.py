@@ -30,7 +30,7 @@ INTERRUPTED = 130
 @click.option("--fold", default="0", show_default=True, metavar="K|all|none", help="Fold kept for validation; all: every fold in turn; none: train on every case.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of the full schedule  [default: the bundle's own]")
 @click.option("--time-limit", metavar="TIME", help="Wall-clock budget such as 90s, 20m or 1h30m (per fold, resumed parts included); the schedule ends with it.")
-@click.option("--patience", type=click.IntRange(min=1), metavar="N", help="Stop after N epochs without a better validation metric.")
+@click.option("--patience", type=click.IntRange(min=1), metavar="N", help="Stop when N epochs went by without a better validation metric.")
 @click.option("--resume", is_flag=True, help="Continue the training in RUN_DIR.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
@@ -82,7 +82,7 @@ def train(
 
     parsed = dict(parse_setting(text) for text in settings)
     folder = find_bundle(bundle)
-    folds = _parse_folds(fold)
+    folds = _parse_folds(fold, data)
     if into_bundle and len(folds) > 1:
         msg = "--into-bundle needs one set of weights; train with --fold none (every case), or name one fold"
         raise InputError(msg)
@@ -109,7 +109,7 @@ def train(
                 reporter=reporter,
             )
         except KeyboardInterrupt:
-            click.echo(f"volseg: stopped; the last checkpoint is in {run_dir}: run the same command with --resume to continue", err=True)
+            click.echo(f"volseg: stopped; {_how_to_continue(run_dir)}", err=True)
             return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, earlier)
@@ -141,13 +141,20 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _parse_folds(text: str) -> list[int | None]:
+def _folds_of(data: str) -> list[int | None]:
+    """Every fold of a dataset: those its datalist gives, else those the cases are dealt into."""
+    from volseg.dataset import read_datalist
+    from volseg.dataset.folds import NUM_FOLDS, fold_numbers
+    from volseg.training.run import SYNTHETIC
+
+    return [*range(NUM_FOLDS)] if data == SYNTHETIC else [*sorted(set(fold_numbers(read_datalist(data).cases)))]
+
+
+def _parse_folds(text: str, data: str) -> list[int | None]:
     if text == "none":
         return [None]
     if text == "all":
-        from volseg.dataset.folds import NUM_FOLDS
-
-        return list(range(NUM_FOLDS))
+        return _folds_of(data)
     if not text.isdigit():
         msg = f"--fold {text!r}: give a number, 'all' (every fold in turn) or 'none' (train on every case)"
         raise InputError(msg)
@@ -163,6 +170,12 @@ def _run_dir(output: Path | None, name: str, fold: int | None, *, several: bool)
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _how_to_continue(run_dir: Path) -> str:
+    if not (run_dir / "last.pt").is_file():
+        return "nothing was trained yet"
+    return f"the last checkpoint is in {run_dir}: run the same command with --resume to continue"
 
 
 def _summary(result: TrainingResult) -> str:

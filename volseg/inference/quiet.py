@@ -13,10 +13,10 @@ CHATTY_LOGGERS = ("monai", "ignite", "DictLoader")
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence library warnings and loggers below ERROR for the length of a block."""
+    """Silence library warnings and loggers for the length of a block; what fails is raised, and told once by volseg."""
     levels = {name: logging.getLogger(name).level for name in CHATTY_LOGGERS}
     for name in CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -31,6 +31,12 @@ WindowProgress = Callable[[int, int], None]
 GRID_TOLERANCE_MM = 1e-2
 """MONAI keeps affines in float32 or float64 and inverts resampling numerically; a restored grid is the scan's own within a hundredth of a millimetre."""
 
+LARGEST_EXTENT_MM = 3000.0
+"""A whole-body scan is about 2 m long; a longer field of view comes from a wrong spacing."""
+
+SMALLEST_EXTENT_MM = 10.0
+"""Less than a few voxels of any clinical scan."""
+
 
 class Segmenter:
     """A bundle, loaded and ready to segment.
@@ -69,10 +75,10 @@ class Segmenter:
 
     def plan(self, volume: Volume) -> dict[str, Any]:
         """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
-        self._check(volume)
+        notes = [*volume.warnings, *self._check(volume)]
         with quiet_libraries():
             image = self._preprocess(volume)
-        return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE])}
+        return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE]), "warnings": notes}
 
     def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None) -> Segmentation:
         """Segment one scan.
@@ -120,7 +126,7 @@ class Segmenter:
             needed = ", ".join(self.bundle.channel_names)
             msg = f"{volume.source.path}: one image, but bundle {self.bundle.name} takes {self.bundle.input_channels} channels ({needed}); use a bundle of one channel"
             raise InputError(msg)
-        notes = []
+        notes = _check_extent(volume)
         wanted, found = self.bundle.modality, volume.source.modality
         if wanted and found and wanted.upper() != found.upper():
             notes.append(f"bundle {self.bundle.name} was made for {wanted}, but this series says {found}")
@@ -233,6 +239,18 @@ def lowest_finite(array: npt.NDArray[Any]) -> float | None:
         return lowest
     finite = array[np.isfinite(array)]
     return float(finite.min()) if finite.size else None
+
+
+def _check_extent(volume: Volume) -> list[str]:
+    """Refuse a field of view that no patient fills: resampled to the network's spacing it would take all memory. Doubt one that is too small to show anything."""
+    extent = [n * mm for n, mm in zip(volume.grid.shape, volume.grid.spacing, strict=True)]
+    size = " x ".join(f"{mm:.4g}" for mm in extent)
+    if max(extent) > LARGEST_EXTENT_MM:
+        msg = f"{volume.source.path}: the scan is {size} mm large, more than any patient; its spacing is probably wrong: correct the header and try again"
+        raise InputError(msg)
+    if min(extent) < SMALLEST_EXTENT_MM:
+        return [f"the scan is only {size} mm large; check its spacing, the result probably means nothing"]
+    return []
 
 
 class _Timer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,9 @@ def detached_state(state: Mapping[str, torch.Tensor], *, half: bool = False) -> 
     return result
 
 
-def inference_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The part of a trained state dict that inference needs: all but the deep-supervision heads."""
-    return {name: tensor for name, tensor in state.items() if not is_training_only(name)}
+def inference_weights(state: Mapping[str, torch.Tensor], needed: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """The part of a trained state dict that inference needs: all but the deep-supervision heads, unless ``needed`` names them."""
+    return {name: tensor for name, tensor in state.items() if name in needed or not is_training_only(name)}
 
 
 def save_last(path: Path, position: Position, identity: Mapping[str, Any], states: Mapping[str, Any]) -> None:

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 REPLACED_HANDLERS = frozenset({"CheckpointSaver", "CheckpointLoader", "StatsHandler", "LrScheduleHandler", "EarlyStopHandler"})
 """MONAI handlers whose work volseg's own loop does: checkpoints that resume, progress, a learning rate that knows the time limit, patience."""
 
+FILLED_IN = {
+    "bundle_root": "the BUNDLE argument",
+    "ckpt_dir": "-o",
+    "output_dir": "-o",
+    "dataset_dir": "--data",
+    "train#dataset#data": "--data",
+    "validate#dataset#data": "--data",
+    "fold": "--fold",
+    "device": "--device",
+    "seed": "--seed",
+}
+"""Ids that a run sets itself -> the option that says to what."""
+
 TRAINER = "train#trainer"
 EVALUATOR = "validate#evaluator"
 
@@ -51,6 +64,7 @@ def prepare_config(
     validation: Sequence[Mapping[str, Any]],
     run_dir: Path,
     device: str,
+    precision: str,
     epochs: int | None,
     seed: int,
     settings: Mapping[str, Any],
@@ -65,8 +79,8 @@ def prepare_config(
         MONAI data items; an empty ``validation`` switches validation off.
     run_dir : Path
         Where TensorBoard events and checkpoints go.
-    device : str
-        Torch device.
+    device, precision : str
+        Torch device, and ``fp32``, ``bf16`` or ``fp16``.
     epochs : int or None
         Overrides ``train#trainer#max_epochs``.
     seed : int
@@ -93,12 +107,16 @@ def prepare_config(
             msg = f"{bundle.train_config}: there is no `{needed}` in it; volseg and MONAI Label set this id to train the bundle"
             raise BundleError(msg)
     for name, value in settings.items():
+        if name in FILLED_IN:
+            msg = f"--set {name}: volseg fills this id in; use {FILLED_IN[name]} instead"
+            raise InputError(msg)
         if parser.get(name) is None:
             msg = f"--set {name}: {bundle.train_config} has no such id; its top-level ids are {', '.join(parser.get())}"
             raise InputError(msg)
         parser[name] = value
-    scheduler_id = _take_scheduler(parser)
+    scheduler_id = _take_scheduler(parser, bundle)
     _fill_in(parser, bundle, list(training), list(validation), run_dir, device, epochs, seed)
+    _set_precision(parser, precision, device)
     for handlers in ("train#handlers", "validate#handlers"):
         _drop_handlers(parser, handlers, REPLACED_HANDLERS)
     has_validation = bool(validation) and parser.get(EVALUATOR) is not None
@@ -144,16 +162,31 @@ def _fill_in(parser: ConfigParser, bundle: Bundle, training: list[Any], validati
     parser["imports"] = imports if "$import torch" in imports else [*imports, "$import torch"]
 
 
-def _take_scheduler(parser: ConfigParser) -> str | None:
+def _set_precision(parser: ConfigParser, precision: str, device: str) -> None:
+    """On CUDA MONAI's engines cast by themselves; elsewhere the loop wraps their inferers."""
+    for engine in (TRAINER, EVALUATOR):
+        if isinstance(parser.get(engine), dict):
+            parser[f"{engine}#amp"] = device.startswith("cuda") and precision != "fp32"
+            if precision == "bf16":
+                parser[f"{engine}#amp_kwargs"] = {"dtype": "$torch.bfloat16"}
+
+
+def _take_scheduler(parser: ConfigParser, bundle: Bundle) -> str | None:
     for handler in parser.get("train#handlers") or []:
-        if isinstance(handler, dict) and handler.get("_target_") == "LrScheduleHandler":
+        if isinstance(handler, dict) and _class_name(handler) == "LrScheduleHandler":
             reference = handler.get("lr_scheduler")
             if isinstance(reference, str) and reference.startswith("@"):
                 return reference[1:]
+            msg = f"{bundle.train_config}: LrScheduleHandler must name its scheduler by reference ('@lr_scheduler'), so that volseg can drive it; got {reference!r}"
+            raise BundleError(msg)
     return None
+
+
+def _class_name(component: Mapping[str, Any]) -> str:
+    return str(component.get("_target_", "")).rsplit(".", 1)[-1]
 
 
 def _drop_handlers(parser: ConfigParser, name: str, targets: frozenset[str]) -> None:
     handlers = parser.get(name)
     if isinstance(handlers, list):
-        parser[name] = [h for h in handlers if not (isinstance(h, dict) and str(h.get("_target_", "")).rsplit(".", 1)[-1] in targets)]
+        parser[name] = [h for h in handlers if not (isinstance(h, dict) and _class_name(h) in targets)]

@@ -64,10 +64,12 @@ class TrainingLoop:
         Where checkpoints go.
     identity : mapping
         Stored in the checkpoint; a resumed run must match it.
+    inference_names : frozenset of str
+        Tensors of the network for inference; deep-supervision heads that are not among them are left out of ``model.pt``.
     seed : int
         Random state of epoch ``n`` follows from ``seed`` and ``n`` alone, which is what makes a resumed run equal to an uninterrupted one.
     val_interval, patience : int, int or None
-        Epochs between validations; epochs without a better key metric before stopping.
+        Epochs between validations; epochs without a better key metric before stopping (looked at after each validation).
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class TrainingLoop:
         identity: Mapping[str, Any],
         reporter: Reporter,
         on_epoch: Callable[[EpochReport], None],
+        inference_names: frozenset[str] = frozenset(),
         seed: int = 0,
         val_interval: int = 1,
         patience: int | None = None,
@@ -88,6 +91,7 @@ class TrainingLoop:
         self._trainer, self._evaluator, self._scheduler = trainer, evaluator, scheduler
         self._limits, self._run_dir, self._identity = limits, run_dir, identity
         self._reporter, self._on_epoch = reporter, on_epoch
+        self._inference_names = inference_names
         self._seed, self._val_interval, self._patience = seed, max(1, val_interval), patience
         self.position = Position()
         self.stopped_by = "epochs"
@@ -97,11 +101,20 @@ class TrainingLoop:
         self.position = position
         self._trainer.network.load_state_dict(states["model"])
         self._trainer.optimizer.load_state_dict(states["optimizer"])
-        if self._scheduler is not None and "scheduler" in states:
-            self._scheduler.load_state_dict(states["scheduler"])
+        if self._scheduler is not None:
+            self.position = replace(position, schedule_steps=self._wind_schedule(position))
         if "scaler" in states:
             # MONAI's trainer makes a new gradient scaler when it starts to run.
             self._trainer.add_event_handler(Events.STARTED, lambda: self._trainer.scaler.load_state_dict(states["scaler"]))
+
+    def _wind_schedule(self, position: Position) -> int:
+        """Step the fresh scheduler to a position. Its saved state is not loaded: that would bring back the end of the earlier limits, past which the rate is 0."""
+        for group, rate in zip(self._trainer.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
+            group["lr"] = rate
+        steps = self._limits.schedule_step(position.epoch, position.elapsed_s)
+        for _ in range(steps):
+            self._scheduler.step()
+        return steps
 
     def run(self) -> Position:
         """Train to the end of the limits; returns where it ended."""
@@ -121,9 +134,11 @@ class TrainingLoop:
             self._save_last()
         if start.epoch < self._limits.epochs and self._limits.progress(start.epoch, start.elapsed_s) < 1:
             trainer.run()
+        elif start.epoch < self._limits.epochs:
+            self.stopped_by = "time limit"
         self._save_last()
         if self.position.best_metric is None:
-            save_torch(inference_weights(self._weights()), self._run_dir / BEST)
+            save_torch(inference_weights(self._weights(), self._inference_names), self._run_dir / BEST)
         return self.position
 
     @property
@@ -183,7 +198,7 @@ class TrainingLoop:
             self._save_last()
         if is_last and state.epoch < self._limits.epochs:
             self._stop("time limit")
-        elif self._patience and self.position.best_metric is not None and state.epoch - self.position.best_epoch >= self._patience:
+        elif self._patience and metrics and self.position.best_metric is not None and state.epoch - self.position.best_epoch >= self._patience:
             self._stop("patience")
 
     def _step_schedule(self, epoch: int) -> None:
@@ -206,7 +221,7 @@ class TrainingLoop:
         if key is None or not np.isfinite(key) or (best is not None and key <= best):
             return metrics, False
         self.position = replace(self.position, best_metric=key, best_epoch=epoch)
-        save_torch(inference_weights(self._weights()), self._run_dir / BEST)
+        save_torch(inference_weights(self._weights(), self._inference_names), self._run_dir / BEST)
         return metrics, True
 
     def _stop(self, reason: str) -> None:
@@ -219,8 +234,6 @@ class TrainingLoop:
 
     def _save_last(self) -> None:
         states = {"model": self._weights(), "optimizer": self._trainer.optimizer.state_dict()}
-        if self._scheduler is not None:
-            states["scheduler"] = self._scheduler.state_dict()
         if self._trainer.scaler is not None:
             states["scaler"] = self._trainer.scaler.state_dict()
         save_last(self._run_dir / LAST, self.position, self._identity, states)

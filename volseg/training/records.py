@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,17 @@ def provenance(facts: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
         **facts,
         "files": [{"path": str(path), "bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files if path.exists()],
     }
+
+
+def earlier_parts(path: Path) -> list[dict[str, Any]]:
+    """Records of the parts of a resumed run that came before: command, start, machine and software of each."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    before: list[dict[str, Any]] = record.pop("earlier_parts", [])
+    record.pop("files", None)
+    return [*before, record]
 
 
 def _short(value: float) -> float | int:

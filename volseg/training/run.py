@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.bundle import Bundle, find_bundle, read_bundle
-from volseg.dataset import Case, read_datalist, split_fold
+from volseg.bundle import Bundle, find_bundle, load_state, read_bundle, read_state_dict
+from volseg.dataset import Case, check_cases, read_datalist, split_fold
 from volseg.errors import BundleError, DatasetError, InputError, OutputError, root_cause
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
@@ -16,7 +16,7 @@ from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import EVALUATOR, TRAINER, RunConfig, prepare_config
 from volseg.training.progress import Reporter, SilentReporter
-from volseg.training.records import MetricsTable, provenance
+from volseg.training.records import MetricsTable, earlier_parts, provenance
 from volseg.training.schedule import Limits
 
 SYNTHETIC = "synthetic"
@@ -119,6 +119,8 @@ def train(
     datalist = read_datalist(_synthetic_dataset(folder) if str(data) == SYNTHETIC else data)
     training, validation = split_fold(datalist.cases, fold)
     _check_channels(read, datalist.cases, datalist.path)
+    reporter.message(f"checking {len(training) + len(validation)} cases")
+    check_cases([*training, *validation], read.labels)
     reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
     plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
     with quiet_libraries():
@@ -152,6 +154,7 @@ class _Plan:
             "bundle": self.bundle.name,
             "fold": self.fold,
             "seed": self.seed,
+            "train config": sha256_of(self.bundle.train_config) if self.bundle.train_config else None,
             "training cases": [case.name for case in self.training],
             "settings": {name: repr(value) for name, value in self.settings.items()},
         }
@@ -173,9 +176,10 @@ def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
         validation=[case.as_item() for case in plan.validation],
         run_dir=plan.run_dir,
         device=str(device),
+        precision=precision,
         epochs=plan.epochs,
         seed=plan.seed,
-        settings=_with_precision(plan.settings, precision, device),
+        settings=plan.settings,
     )
     write_json(plan.run_dir / "config.json", config.parser.get())
     facts = {
@@ -192,6 +196,8 @@ def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
     }
     files = [file for case in (*plan.training, *plan.validation) for file in (*case.images, case.label)]
     record = provenance(facts, files)
+    if resumed:
+        record["earlier_parts"] = earlier_parts(plan.run_dir / "provenance.json")
     write_json(plan.run_dir / "provenance.json", record)
     reporter.message(f"reading and resampling {len(plan.training) + len(plan.validation)} cases ({describe_device(device)}, {precision})")
     trainer, evaluator, scheduler = _build(config, plan.bundle, precision, device)
@@ -205,6 +211,7 @@ def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
         run_dir=plan.run_dir,
         identity=plan.identity,
         reporter=reporter,
+        inference_names=frozenset(_inference_network(plan.bundle).state_dict()),
         on_epoch=table.add,
         seed=plan.seed,
         val_interval=config.val_interval,
@@ -236,20 +243,14 @@ def _build(config: RunConfig, bundle: Bundle, precision: str, device: Any) -> tu
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         msg = f"{bundle.train_config}: the training could not be set up: {root_cause(error)}"
         raise BundleError(msg) from error
-    if device.type == "cpu":
+    if device.type == "cpu" and all(parameter.ndim != 4 for parameter in trainer.network.parameters()):
         # Convolutions on channels-last memory were never slower on the CPUs measured, and up to twice as fast in bf16 (tests/bench/train_step.py).
         trainer.network.to(memory_format=torch.channels_last_3d)
-        if precision != "fp32":
-            for engine in (trainer, evaluator):
-                if engine is not None:
-                    engine.inferer = AutocastInferer(engine.inferer, precision, device)
+    if device.type != "cuda" and precision != "fp32":
+        for engine in (trainer, evaluator):
+            if engine is not None:
+                engine.inferer = AutocastInferer(engine.inferer, precision, device)
     return trainer, evaluator, scheduler
-
-
-def _with_precision(settings: dict[str, Any], precision: str, device: Any) -> dict[str, Any]:
-    amp = device.type == "cuda" and precision != "fp32"
-    chosen: dict[str, Any] = {"train#trainer#amp": amp}
-    return chosen | settings
 
 
 def _prepare_run_dir(folder: Path, resume: bool) -> Path:
@@ -283,12 +284,21 @@ def _check_channels(bundle: Bundle, cases: tuple[Case, ...], path: Path) -> None
             raise DatasetError(msg)
 
 
-def _export(weights: Path, bundle: Bundle) -> None:
-    import torch
+def _inference_network(bundle: Bundle) -> Any:
+    """The network as the bundle's inference config builds it, on the CPU."""
+    from monai.bundle import ConfigParser
 
+    parser = ConfigParser()
+    parser.read_config(str(bundle.inference_config))
+    parser["bundle_root"] = str(bundle.path)
+    return parser.get_parsed_content("network_def")
+
+
+def _export(weights: Path, bundle: Bundle) -> None:
     from volseg.training.checkpoint import detached_state, save_torch
 
-    state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = read_state_dict(weights)
+    load_state(state, _inference_network(bundle), weights)
     target = bundle.path / "models" / "model.pt"
     target.parent.mkdir(exist_ok=True)
     save_torch(detached_state(state, half=True), target)

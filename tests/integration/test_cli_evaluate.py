@@ -267,3 +267,16 @@ def test_help_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "volseg evaluate out/ references/" in done.stdout
+
+
+def test_no_report_replaces_a_label_map_or_the_other_report(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = folders[1] / "a.nii.gz"
+    before = label.read_bytes()
+    code, _, err = run(capsys, folders[0] / "a_CT_seg.nii.gz", label, "-o", label)
+    assert code == 2
+    assert "would replace a label map" in err
+    assert label.read_bytes() == before
+    code, _, err = run(capsys, *folders, "-o", tmp_path / "same", "--csv", tmp_path / "same")
+    assert code == 2
+    assert "name two files" in err
+    assert not (tmp_path / "same").exists()

@@ -115,12 +115,13 @@ def train(
     """
     read = read_bundle(find_bundle(bundle))
     reporter = reporter or SilentReporter()
-    folder = _prepare_run_dir(Path(run_dir), resume)
-    datalist = read_datalist(_synthetic_dataset(folder) if str(data) == SYNTHETIC else data)
+    _check_run_dir(Path(run_dir), resume)
+    datalist = read_datalist(_synthetic_dataset(_make_run_dir(run_dir)) if str(data) == SYNTHETIC else data)
     training, validation = split_fold(datalist.cases, fold)
     _check_channels(read, datalist.cases, datalist.path)
     reporter.message(f"checking {len(training) + len(validation)} cases")
     check_cases([*training, *validation], read.labels)
+    folder = _make_run_dir(run_dir)
     reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
     plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
     with quiet_libraries():
@@ -253,13 +254,17 @@ def _build(config: RunConfig, bundle: Bundle, precision: str, device: Any) -> tu
     return trainer, evaluator, scheduler
 
 
-def _prepare_run_dir(folder: Path, resume: bool) -> Path:
+def _check_run_dir(folder: Path, resume: bool) -> None:
     if not resume and (folder / LAST).exists():
         msg = f"{folder}: it already holds a training; add --resume to continue it, or choose another folder with -o"
         raise InputError(msg)
     if resume and not (folder / LAST).is_file():
         msg = f"{folder / LAST}: nothing to resume; leave out --resume to start a new training"
         raise InputError(msg)
+
+
+def _make_run_dir(run_dir: str | Path) -> Path:
+    folder = Path(run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volseg.bundle.read import Bundle
 from volseg.errors import BundleError
+from volseg.provenance import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,6 @@ KEYS_SHOWN = 3
 
 TRAINING_ONLY = frozenset({"deep_supervision_heads", "super_head"})
 """Parts of tensor names that only training uses (MONAI's ``DynUNet``): networks for inference are built without deep supervision, because TorchScript cannot compile it."""
-
-CHUNK_BYTES = 1 << 20
 
 
 def weights_path(bundle: Bundle) -> Path:
@@ -48,11 +46,7 @@ def weights_sha256(bundle: Bundle) -> str:
     BundleError
         If the bundle has no weights.
     """
-    digest = hashlib.sha256()
-    with weights_path(bundle).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(weights_path(bundle))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

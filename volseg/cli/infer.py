@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,9 +109,9 @@ def infer(
         _refuse_foreign(jobs, overwrite=overwrite)
     settings = _Settings(folder, device, precision, weights, overlap, series)
     if dry_run:
-        return _dry_run(jobs, settings, console)
+        return _run(jobs, settings, console, _foretell)
     with _output_folder(output):
-        return _run(jobs, settings, console)
+        return _run(jobs, settings, console, _segment)
 
 
 @dataclass(frozen=True)
@@ -143,42 +143,37 @@ class _Unusable:
     error: InputError
 
 
-def _run(jobs: list[_Job], settings: _Settings, console: Console) -> int:
+def _run(jobs: list[_Job], settings: _Settings, console: Console, work: Callable[[_Scan, Console], dict[str, Any]]) -> int:
+    """Do the work on every scan and print the document; an unusable scan does not stop the others."""
     results: list[dict[str, Any]] = []
     for scan in _each(jobs, settings, console):
-        if isinstance(scan, _Unusable):
-            results.append(_report_failure(scan, alone=len(jobs) == 1))
-            continue
-        try:
-            with _window_bar(console, scan.job) as progress:
-                segmentation = scan.segmenter.segment(scan.volume, progress=progress)
-            results.append(_write(scan, segmentation, console))
-        except InputError as error:
-            results.append(_report_failure(_Unusable(scan.job, error), alone=len(jobs) == 1))
+        failure = scan if isinstance(scan, _Unusable) else None
+        if not isinstance(scan, _Unusable):
+            try:
+                results.append(work(scan, console))
+            except InputError as error:
+                failure = _Unusable(scan.job, error)
+        if failure is not None:
+            results.append(_report_failure(failure, alone=len(jobs) == 1))
     console.document({"results": results})
     return 2 if any("error" in result for result in results) else 0
 
 
-def _dry_run(jobs: list[_Job], settings: _Settings, console: Console) -> int:
-    results: list[dict[str, Any]] = []
-    for scan in _each(jobs, settings, console):
-        if isinstance(scan, _Unusable):
-            results.append(_report_failure(scan, alone=len(jobs) == 1))
-            continue
-        try:
-            plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
-        except InputError as error:
-            results.append(_report_failure(_Unusable(scan.job, error), alone=len(jobs) == 1))
-            continue
-        results.append({"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan})
-        for warning in plan["warnings"]:
-            console.warn(f"{scan.job.scan}: {warning}")
-        patch = "x".join(map(str, plan["patch"]))
-        console.say(f"{scan.job.scan}: {scan.volume.grid}")
-        console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
-        console.say(f"  {plan['device_name']}, {plan['precision']}; would write {', '.join(outputs)}")
-    console.document({"results": results})
-    return 2 if any("error" in result for result in results) else 0
+def _segment(scan: _Scan, console: Console) -> dict[str, Any]:
+    with _window_bar(console, scan.job) as progress:
+        segmentation = scan.segmenter.segment(scan.volume, progress=progress)
+    return _write(scan, segmentation, console)
+
+
+def _foretell(scan: _Scan, console: Console) -> dict[str, Any]:
+    plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
+    for warning in plan["warnings"]:
+        console.warn(f"{scan.job.scan}: {warning}")
+    patch = "x".join(map(str, plan["patch"]))
+    console.say(f"{scan.job.scan}: {scan.volume.grid}")
+    console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
+    console.say(f"  {plan['device_name']}, {plan['precision']}; would write {', '.join(outputs)}")
+    return {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
 
 
 def _each(jobs: list[_Job], settings: _Settings, console: Console) -> Iterator[_Scan | _Unusable]:

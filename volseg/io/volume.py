@@ -34,7 +34,8 @@ class Source:
     details : mapping
         What the reader decided and found, e.g. the NIfTI form used and both codes, or the DICOM series description.
     header : object, optional
-        The nibabel header of a NIfTI input, so that outputs can repeat both forms and codes; None otherwise.
+        The nibabel header of a NIfTI input, so that outputs can repeat both forms and codes; the :class:`~volseg.io.dicom.Series` of a DICOM input, so that objects written for
+        it can refer to its slices; None otherwise.
     """
 
     path: Path

@@ -49,6 +49,8 @@ class SliceHeader:
         Stored values times slope plus intercept are the volume's values; 1 and 0 where absent.
     is_object : bool
         Not an image at all (RTSTRUCT, SR, PDF, SEG, ...).
+    frame : int or None
+        Which frame (from 0) of a multi-frame object this is; None for a single-frame object.
     error : VolsegError or None
         Why this cannot be a slice of a volume.
     """
@@ -73,6 +75,7 @@ class SliceHeader:
     slope: float = 1.0
     intercept: float = 0.0
     is_object: bool = False
+    frame: int | None = None
     error: VolsegError | None = None
 
     @property

@@ -153,4 +153,4 @@ def _source(path: Path, series: Series) -> Source:
     }
     if first.text["manufacturer"].startswith("volseg") and "synthetic" in series.description.lower():
         details["synthetic"] = True
-    return Source(path=path, kind="dicom", name=name, series_instance_uid=series.uid or None, modality=series.modality or None, details=details)
+    return Source(path=path, kind="dicom", name=name, series_instance_uid=series.uid or None, modality=series.modality or None, details=details, header=series)

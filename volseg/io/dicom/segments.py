@@ -9,8 +9,9 @@ from typing import Any
 from volseg.errors import BundleError
 
 METADATA_KEY = "dicom_segments"
-"""Key of ours in a bundle's ``metadata.json``: ``{"1": {"category": CODE, "type": CODE, "type_modifier": CODE, "anatomic_region": CODE, "rgb": [r, g, b]}}`` by label value, where CODE is
-``{"value", "scheme", "meaning"}``; only ``type`` is required. MONAI ignores keys it does not know."""
+"""Key of ours in a bundle's ``metadata.json``, by label value:
+``{"1": {"category": CODE, "type": CODE, "type_modifier": CODE, "anatomic_region": CODE, "rgb": [r, g, b]}}`` where CODE is ``{"value", "scheme", "meaning"}``;
+only ``type`` is required. MONAI ignores keys it does not know."""
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import InputError, SeriesError
+from volseg.errors import SeriesError
 from volseg.geometry import Grid
-from volseg.io.dicom.archive import Member, is_zip, list_members
-from volseg.io.dicom.header import SliceHeader, read_header
+from volseg.io.dicom.archive import is_zip
+from volseg.io.dicom.find import find
 from volseg.io.dicom.pixels import Progress, decode_slices
-from volseg.io.dicom.series import Series, choose_series, group_series
+from volseg.io.dicom.series import Series, choose_series
 from volseg.io.volume import Source, Volume
 
-HEADER_THREADS = 8
-"""Headers are small and wait for the disk or the network; more threads than this only contend for Python's lock."""
 
-
-def find_series(path: str | os.PathLike[str]) -> list[Series]:
+def find_series(path: str | os.PathLike[str], progress: Progress | None = None) -> list[Series]:
     """List what DICOM series are below a path; no pixels are read.
 
     Parameters
     ----------
     path : path-like
         A folder (searched recursively), a ``.zip``, or one DICOM file, which stands for all images of its series in the same folder.
+    progress : callable, optional
+        Called with (files done, files in all) while headers are read.
 
     Returns
     -------
@@ -40,7 +37,7 @@ def find_series(path: str | os.PathLike[str]) -> list[Series]:
     InputError
         If there is no such path, or no DICOM in it.
     """
-    return _find(Path(path))[0]
+    return list(find(Path(path), progress).series)
 
 
 def read_series(path: str | os.PathLike[str], series: str | None = None, *, progress: Progress | None = None) -> Volume:
@@ -71,58 +68,45 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, prog
         If there is no DICOM, or the only series is no scan, is truncated or cannot be decoded.
     """
     path = Path(path)
-    candidates, notes = _find(path)
-    chosen = _choose(path, candidates, series)
-    assert chosen.grid is not None
-    unusable = [c for c in candidates if c.is_scan and c.problem and c.uid != chosen.uid] if series is None else []
-    notes += [f"another series in the same place cannot be read: {c.problem}" for c in unusable]
+    found = find(path)
+    chosen = _choose(path, list(found.series), series)
+    unusable = [c for c in found.series if c.is_scan and c.problem and c.uid != chosen.uid] if series is None else []
+    notes = (*found.notes, *(f"another series in the same place cannot be read: {c.problem}" for c in unusable))
+    return read_found(path, chosen, notes=notes, progress=progress)
+
+
+def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), progress: Progress | None = None) -> Volume:
+    """Read a series that was found before, so that several of one place need only one search.
+
+    Parameters
+    ----------
+    path : Path
+        Where it was found, as the user gave it.
+    series : Series
+        From :func:`find_series`; one of several stacks of its UID is read too (``mixed`` is ignored).
+    notes : tuple of str
+        Warnings of the volume behind the series' own.
+    progress : callable, optional
+        Called with (slices done, slices in all) while pixels are decoded.
+
+    Returns
+    -------
+    Volume
+        As :func:`read_series` says.
+
+    Raises
+    ------
+    VolsegError
+        The series' own error, or InputError where its pixels cannot be decoded.
+    """
+    if series.error is not None:
+        raise series.error
+    assert series.grid is not None
     with warnings.catch_warnings():
         # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.
         warnings.simplefilter("ignore")
-        array = decode_slices(chosen.slices, progress)
-    return Volume(array, Grid(array.shape, chosen.grid.affine), _source(path, chosen), (*chosen.warnings, *notes))
-
-
-def _find(path: Path) -> tuple[list[Series], list[str]]:
-    one_file = path.is_file() and not is_zip(path)
-    members = list_members(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if one_file:
-            members = _siblings(members[0])
-        headers, damaged = _read_headers(members)
-    notes = [f"left out a file: {text}" for text in damaged]
-    candidates = group_series(headers)
-    if not candidates:
-        seen = f"{len(members)} file{'s' if len(members) != 1 else ''} looked at" if members else "it is empty"
-        msg = damaged[0] if len(damaged) == 1 else f"{path}: holds no DICOM images ({seen}); give a folder, file or zip of a CT or MR series"
-        raise InputError(msg)
-    if one_file:
-        candidates = [c for c in candidates if any(s.member.path == path for s in c.slices)] or candidates
-        if len(candidates[0].slices) > 1:
-            notes.append(f"{path.name} is one slice; its whole series of {len(candidates[0].slices)} slices in the same folder was read")
-    return candidates, notes
-
-
-def _siblings(member: Member) -> list[Member]:
-    """The file and, where it is a slice, the files beside it."""
-    header = read_header(member)
-    if header is None or header.error is not None:
-        return [member]
-    return [member, *(Member(p, None, p.stat().st_size) for p in sorted(member.path.parent.iterdir()) if p.is_file() and p != member.path)]
-
-
-def _read_headers(members: list[Member]) -> tuple[list[SliceHeader], list[str]]:
-    def attempt(member: Member) -> tuple[list[SliceHeader], list[str]]:
-        try:
-            header = read_header(member)
-        except InputError as error:
-            return [], [str(error)]
-        return ([] if header is None else [header]), []
-
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        results = list(pool.map(attempt, members))
-    return list(chain.from_iterable(r[0] for r in results)), list(chain.from_iterable(r[1] for r in results))
+        array = decode_slices(series.slices, progress)
+    return Volume(array, Grid(array.shape, series.grid.affine), _source(path, series), (*series.warnings, *notes))
 
 
 def _choose(path: Path, candidates: list[Series], series: str | None) -> Series:

@@ -1,0 +1,115 @@
+"""What DICOM lies below a path: every header read once, in parallel, and sorted into series; what is no DICOM or damaged is counted and named."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from volseg.errors import InputError
+from volseg.io.dicom.archive import Member, is_zip, list_members
+from volseg.io.dicom.header import SliceHeader, read_header
+from volseg.io.dicom.pixels import Progress
+from volseg.io.dicom.series import Series, group_series
+
+HEADER_THREADS = 8
+"""Headers are small and wait for the disk or the network; more threads than this only contend for Python's lock."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Parameters
+    ----------
+    series : tuple of Series
+        Candidate volumes and objects, ordered by SeriesInstanceUID; at least one.
+    files : int
+        Files looked at.
+    strangers : tuple of Member
+        Those that are no DICOM objects (a DICOMDIR, which only lists others, is one of them).
+    damaged : tuple of str
+        One message, naming the file, for each that begins as DICOM and cannot be read.
+    notes : tuple of str
+        What a user of one of the series should know, one line each.
+    """
+
+    series: tuple[Series, ...]
+    files: int
+    strangers: tuple[Member, ...] = ()
+    damaged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find(path: Path, progress: Progress | None = None) -> Found:
+    """Read the headers of all DICOM objects below a path and group them; no pixels are read.
+
+    Parameters
+    ----------
+    path : Path
+        A folder (searched recursively), a ``.zip``, or one DICOM file, which stands for all images of its series in the same folder.
+    progress : callable, optional
+        Called with (files done, files in all).
+
+    Raises
+    ------
+    InputError
+        If there is no such path, or no DICOM in it.
+    """
+    one_file = path.is_file() and not is_zip(path)
+    members = list_members(path)
+    with warnings.catch_warnings():
+        # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.
+        warnings.simplefilter("ignore")
+        if one_file:
+            members = _siblings(members[0])
+        headers, strangers, damaged = _read_headers(members, progress)
+    series = group_series(headers)
+    if not series:
+        seen = f"{len(members)} file{'s' if len(members) != 1 else ''} looked at" if members else "it is empty"
+        msg = damaged[0] if len(damaged) == 1 else f"{path}: holds no DICOM images ({seen}); give a folder, file or zip of a CT or MR series"
+        raise InputError(msg)
+    notes = [f"left out a file: {text}" for text in damaged]
+    if one_file:
+        series = [c for c in series if any(s.member.path == path for s in c.slices)] or series
+        if len(series[0].slices) > 1:
+            notes.append(f"{path.name} is one slice; its whole series of {len(series[0].slices)} slices in the same folder was read")
+    return Found(tuple(series), len(members), tuple(strangers), tuple(damaged), tuple(notes))
+
+
+def _siblings(member: Member) -> list[Member]:
+    """The file and, where it is a slice, the files beside it."""
+    header = read_header(member)
+    if header is None or header.error is not None:
+        return [member]
+    return [member, *(Member(p, None, p.stat().st_size) for p in sorted(member.path.parent.iterdir()) if p.is_file() and p != member.path)]
+
+
+def _read_headers(members: list[Member], progress: Progress | None) -> tuple[list[SliceHeader], list[Member], list[str]]:
+    """Headers, what is no DICOM, and what is damaged, each in the order of the members."""
+    headers: list[SliceHeader] = []
+    strangers: list[Member] = []
+    damaged: list[str] = []
+    for done, (member, outcome) in enumerate(zip(members, _attempts(members), strict=True), 1):
+        if isinstance(outcome, InputError):
+            damaged.append(str(outcome))
+        elif outcome is None:
+            strangers.append(member)
+        else:
+            headers.append(outcome)
+        if progress is not None:
+            progress(done, len(members))
+    return headers, strangers, damaged
+
+
+def _attempts(members: list[Member]) -> Iterator[SliceHeader | InputError | None]:
+    def attempt(member: Member) -> SliceHeader | InputError | None:
+        try:
+            return read_header(member)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        yield from pool.map(attempt, members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import IO, Any
 
 from volseg.errors import InputError
@@ -49,7 +50,7 @@ class TagError(Exception):
     """An element is missing, malformed or unusable; the message lacks the file, which the caller knows."""
 
 
-def open_dataset(member: Member, *, pixels: bool) -> Any:
+def open_dataset(member: Member, *, pixels: bool, keywords: Sequence[str] = KEYWORDS) -> Any:
     """Parse a member as DICOM.
 
     Parameters
@@ -57,7 +58,9 @@ def open_dataset(member: Member, *, pixels: bool) -> Any:
     member : Member
         What to read.
     pixels : bool
-        Whether to read everything, or only :data:`KEYWORDS`.
+        Whether to read everything, or only ``keywords``.
+    keywords : sequence of str
+        Elements wanted where pixels are not; the SOP class and the character set come along.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def open_dataset(member: Member, *, pixels: bool) -> Any:
         if bare is None:
             return None
         try:
-            dataset = pydicom.dcmread(stream, force=bare, stop_before_pixels=not pixels, specific_tags=None if pixels else list(KEYWORDS))
+            dataset = pydicom.dcmread(stream, force=bare, stop_before_pixels=not pixels, specific_tags=None if pixels else ["SOPClassUID", *keywords])
         except parse_errors() as error:
             raise damaged(member, error) from error
     if bare and "SOPClassUID" not in dataset:

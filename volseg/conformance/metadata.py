@@ -13,6 +13,8 @@ from typing import Any
 from volseg.bundle import lookup
 from volseg.conformance.registry import Outcome, check, judged
 from volseg.conformance.subject import Subject
+from volseg.errors import BundleError
+from volseg.io.dicom.segments import METADATA_KEY, describe_segments
 
 REQUIRED_TEXT = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright")
 """Required by meta_schema_20240725.json, each a string."""
@@ -86,6 +88,19 @@ def check_tensors(subject: Subject) -> Outcome:
     if twice:
         problems.append(f"labels {', '.join(twice)} occur twice when lower-cased, as MONAI Label does")
     return judged(problems, f"{subject.bundle.input_channels} in, {channels} out")
+
+
+@check("segments", "DICOM codes of the labels, where given, are well-formed")
+def check_segments(subject: Subject) -> Outcome:
+    """The key is ours: what a label stands for in a DICOM Segmentation, RT Structure Set or measurement report."""
+    metadata, labels = subject.bundle.metadata, subject.bundle.labels
+    try:
+        segments = describe_segments(labels, metadata)
+    except BundleError as error:
+        return judged([str(error)], "")
+    given = metadata.get(METADATA_KEY, {})
+    problems = [f"`{METADATA_KEY}` describes {value}, which is no label" for value in given if value not in {str(label) for label in labels if label}]
+    return judged(problems, "; ".join(f"{segment.name}: {segment.type.meaning}" for segment in segments.values()))
 
 
 def _is_text(value: Any) -> bool:

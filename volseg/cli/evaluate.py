@@ -25,6 +25,7 @@ Examples:
   volseg evaluate out/ references/ -o report.json --csv cases.csv
   volseg evaluate out/ DATASET --allow-missing
   volseg evaluate out/ references/ --labels 1=tumor,2=node --json
+  volseg evaluate scan_seg.dcm RTSTRUCT.dcm --roi GTV=1
 """
 
 
@@ -34,16 +35,27 @@ Examples:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON to this file.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write one row per case and label to this file.")
 @click.option("--labels", metavar="NAMES", help="Label names: 1=tumor,2=node, or a dataset.json, a bundle's metadata.json, a dataset or bundle folder.")
+@click.option("--roi", "roi", multiple=True, metavar="NAME=VALUE", help="Segment or ROI to take of DICOM objects, and its label value (repeatable)  [default: all]")
 @click.option("--allow-missing", is_flag=True, help="Report references without a prediction instead of stopping; they count in no mean.")
 @json_option
 @verbosity_options
 def evaluate(
-    predictions: Path, references: Path, output: Path | None, csv_path: Path | None, labels: str | None, allow_missing: bool, json_output: bool, verbose: bool, quiet: bool
+    predictions: Path,
+    references: Path,
+    output: Path | None,
+    csv_path: Path | None,
+    labels: str | None,
+    roi: tuple[str, ...],
+    allow_missing: bool,
+    json_output: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Compare segmentations with references: Dice per label and case, with mean, median and spread.
 
-    PREDICTIONS and REFERENCES are two label maps (NIfTI, NRRD, MHA) or two folders of them. Files of folders are paired by name: endings such as _seg, _label, _mask and
-    _pred do not count, and CASE_CT_seg.nii.gz fits CASE.nii.gz. REFERENCES may also be a dataset folder with dataset.json, which gives the label names too.
+    PREDICTIONS and REFERENCES are two label maps (NIfTI, NRRD, MHA, DICOM Segmentation, RT Structure Set) or two folders of them. A DICOM object is placed on its series, which is
+    looked for in its folder and the folder above. Files of folders are paired by name: endings such as _seg, _label, _mask and _pred do not count, and CASE_CT_seg.nii.gz fits
+    CASE.nii.gz. REFERENCES may also be a dataset folder with dataset.json, which gives the label names too.
 
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in
     only one of them, Dice is 0.
@@ -60,8 +72,8 @@ def evaluate(
     _refuse_overwriting(pairing, output, csv_path)
     _report_unmatched(pairing, allow_missing, console)
     pairs = console.track(pairing.pairs, "Comparing", lambda pair: f"{pair.case} ({pair.prediction.name} with {pair.reference.name})")
-    evaluation = evaluate_pairs(pairs, given_names or found_names, missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
-    inputs = {"predictions": str(predictions), "references": str(references), "labels": labels}
+    evaluation = evaluate_pairs(pairs, given_names or found_names, rois=parse_rois(roi), missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
+    inputs = {"predictions": str(predictions), "references": str(references), "labels": labels, "rois": list(roi)}
     document = {**evaluation.to_dict(), "inputs": inputs}
     if output is not None:
         write_json(output, document)
@@ -72,6 +84,24 @@ def evaluate(
         if path is not None:
             console.say(f"wrote {path}")
     console.document(document)
+
+
+def parse_rois(given: tuple[str, ...]) -> dict[str, int] | None:
+    """Label values by ROI name, of ``NAME=VALUE`` options; None when there are none.
+
+    Raises
+    ------
+    InputError
+        If one is malformed or a name comes twice.
+    """
+    rois: dict[str, int] = {}
+    for item in given:
+        name, _, value = item.rpartition("=")
+        if not name.strip() or not value.strip().isdecimal() or int(value) < 1 or name.strip() in rois:
+            msg = f"--roi {item!r}: give each NAME=VALUE once, with a label value of at least 1, e.g. --roi GTV=1"
+            raise InputError(msg)
+        rois[name.strip()] = int(value)
+    return rois or None
 
 
 def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, dict[int, str]]:

@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import click
 
 from volseg.cli.options import Console, json_option, verbosity_options
-from volseg.errors import InputError, OutputError
+from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, check_source, chosen_formats, output_folder, refuse_foreign, write_results
+from volseg.errors import InputError
 
 if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter
     from volseg.io import Volume
 
-SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}
 DEFAULT_BUNDLE = "ct_tumor"
 DEFAULT_OUTPUT = Path("out")
-
-
-@dataclass(frozen=True)
-class _Job:
-    scan: Path
-    stem: str
-    folder: Path
-    formats: tuple[str, ...]
-    preview: bool
-
-    @property
-    def report(self) -> Path:
-        return self.folder / f"{self.stem}_seg.json"
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / f"{self.stem}_seg.png"
-
-    def labels(self) -> list[Path]:
-        return [self.folder / f"{self.stem}_seg{SUFFIXES[name]}" for name in self.formats]
-
-    def outputs(self) -> list[Path]:
-        return [*self.labels(), self.report, *([self.picture] if self.preview else [])]
 
 
 @click.command()
 @click.argument("scans", nargs=-1, required=True, metavar="SCAN...", type=click.Path(path_type=Path))
 @click.option("-b", "--bundle", default=DEFAULT_BUNDLE, show_default=True, help="Folder of a MONAI bundle, or a name (see `volseg bundle list`).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, metavar="OUT_DIR", help="Folder for the results; made if needed.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(list(SUFFIXES)), default=["nifti"], show_default=True, help="Format of the label map (repeatable).")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(list(FORMATS)),
+    default=["nifti"],
+    show_default=True,
+    help="Format of the segmentation (repeatable); dicom-sr brings dicom-seg with it.",
+)
+@click.option("--seg-type", type=click.Choice(SEGMENTATION_KINDS), default="binary", show_default=True, help="Type of a DICOM Segmentation; fractional holds probabilities.")
 @click.option("--series", metavar="UID", help="SeriesInstanceUID to segment, where a DICOM folder holds several volumes.")
+@click.option("--fix-geometry", is_flag=True, help="Resample a tilted, unevenly spaced or sheared scan to an orthogonal, even grid instead of refusing it.")
+@click.option("--suv", is_flag=True, help="Turn PET values into SUV (body weight).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="auto: fp16 on CUDA, bf16 on CPUs that compute it, else fp32."
@@ -63,6 +47,7 @@ class _Job:
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Other weights for the bundle's network, e.g. RUN_DIR/model.pt.")
 @click.option("--overlap", type=float, metavar="F", help="Overlap of the sliding windows, 0 to below 1  [default: the bundle's own]")
 @click.option("--preview/--no-preview", default=True, show_default=True, help="Write a picture of three planes beside each label.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write an HTML page and a CSV of statistics for each scan.")
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT_DIR that volseg did not write.")
 @click.option("--dry-run", is_flag=True, help="Read the scans, print what would be done, and stop.")
 @json_option
@@ -72,12 +57,16 @@ def infer(
     bundle: str,
     output: Path,
     formats: tuple[str, ...],
+    seg_type: str,
     series: str | None,
+    fix_geometry: bool,
+    suv: bool,
     device: str,
     precision: str,
     weights: Path | None,
     overlap: float | None,
     preview: bool,
+    report: bool,
     overwrite: bool,
     dry_run: bool,
     json_output: bool,
@@ -86,13 +75,15 @@ def infer(
 ) -> int:
     """Segment each SCAN: a NIfTI, NRRD or MHA file, a DICOM file, folder or zip, or a folder of scans.
 
-    For scan.nii.gz, OUT_DIR gets scan_seg.nii.gz (the label on exactly the scan's grid), scan_seg.json (labels with volumes in ml, input, weights, software, timings, warnings) and
-    scan_seg.png (a picture). One unusable scan does not stop the others; the exit status is then 2.
+    For scan.nii.gz, OUT_DIR gets scan_seg.nii.gz (the label on exactly the scan's grid), scan_seg.json (statistics of each label, input, weights, software, timings, warnings),
+    scan_seg.csv (the statistics as a table), scan_seg.png (a picture) and scan_seg.html (a page with all of it). From DICOM also, where asked for, scan_seg.dcm (Segmentation),
+    scan_rtstruct.dcm (RT Structure Set) and scan_sr.dcm (measurement report, TID 1500). One unusable scan does not stop the others; the exit status is then 2.
 
     \b
     Examples:
       volseg infer scan.nii.gz
       volseg infer DICOM_FOLDER -o results
+      volseg infer DICOM_FOLDER -o results --format nifti --format dicom-seg --format rtstruct --format dicom-sr
       volseg infer scans/ -o results --format nrrd
       volseg infer scan.nii.gz -b bundles/ct_tumor --weights runs/ct_tumor/fold0/last.pt
       volseg infer scan.nii.gz --dry-run --json
@@ -101,16 +92,17 @@ def infer(
 
     console = Console(verbose, quiet, json_output)
     found = [scan for given in scans for scan in discover(given)]
-    jobs = [_Job(scan, stem, output, tuple(dict.fromkeys(formats)), preview) for scan, stem in zip(found, output_stems(found), strict=True)]
+    wanted = chosen_formats(formats)
+    jobs = [Job(scan, stem, output, wanted, preview, report, seg_type) for scan, stem in zip(found, output_stems(found), strict=True)]
     from volseg.bundle import find_bundle
 
     folder = find_bundle(bundle)
     if not dry_run:
-        _refuse_foreign(jobs, overwrite=overwrite)
-    settings = _Settings(folder, device, precision, weights, overlap, series)
+        refuse_foreign(jobs, overwrite=overwrite)
+    settings = _Settings(folder, device, precision, weights, overlap, series, fix_geometry, suv, probabilities="dicom-seg" in wanted and seg_type == "fractional")
     if dry_run:
         return _run(jobs, settings, console, _foretell)
-    with _output_folder(output):
+    with output_folder(output):
         return _run(jobs, settings, console, _segment)
 
 
@@ -122,6 +114,9 @@ class _Settings:
     weights: Path | None
     overlap: float | None
     series: str | None
+    fix_geometry: bool
+    suv: bool
+    probabilities: bool
 
     def segmenter(self) -> Segmenter:
         from volseg.inference import Segmenter
@@ -131,19 +126,20 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Scan:
-    job: _Job
+    job: Job
     volume: Volume
     segmenter: Segmenter
     read_s: float
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
 class _Unusable:
-    job: _Job
+    job: Job
     error: InputError
 
 
-def _run(jobs: list[_Job], settings: _Settings, console: Console, work: Callable[[_Scan, Console], dict[str, Any]]) -> int:
+def _run(jobs: list[Job], settings: _Settings, console: Console, work: Callable[[_Scan, Console], dict[str, Any]]) -> int:
     """Do the work on every scan and print the document; an unusable scan does not stop the others."""
     results: list[dict[str, Any]] = []
     for scan in _each(jobs, settings, console):
@@ -161,7 +157,7 @@ def _run(jobs: list[_Job], settings: _Settings, console: Console, work: Callable
 
 def _segment(scan: _Scan, console: Console) -> dict[str, Any]:
     with _window_bar(console, scan.job) as progress:
-        segmentation = scan.segmenter.segment(scan.volume, progress=progress)
+        segmentation = scan.segmenter.segment(scan.volume, progress=progress, probabilities=scan.probabilities)
     return _write(scan, segmentation, console)
 
 
@@ -176,7 +172,7 @@ def _foretell(scan: _Scan, console: Console) -> dict[str, Any]:
     return {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
 
 
-def _each(jobs: list[_Job], settings: _Settings, console: Console) -> Iterator[_Scan | _Unusable]:
+def _each(jobs: list[Job], settings: _Settings, console: Console) -> Iterator[_Scan | _Unusable]:
     """Read the scans one by one; the bundle is loaded once, after the first scan could be read, so that a wrong path is told at once."""
     from time import perf_counter
 
@@ -186,7 +182,8 @@ def _each(jobs: list[_Job], settings: _Settings, console: Console) -> Iterator[_
     for job in jobs:
         began = perf_counter()
         try:
-            volume = load(job.scan, series=settings.series)
+            volume = load(job.scan, series=settings.series, fix_geometry=settings.fix_geometry, suv=settings.suv)
+            check_source(job, volume.source.kind)
         except InputError as error:
             yield _Unusable(job, error)
             continue
@@ -194,7 +191,7 @@ def _each(jobs: list[_Job], settings: _Settings, console: Console) -> Iterator[_
         console.detail(f"{job.scan}: {volume}")
         if segmenter is None:
             segmenter = settings.segmenter()
-        yield _Scan(job, volume, segmenter, read_s)
+        yield _Scan(job, volume, segmenter, read_s, settings.probabilities)
 
 
 def _report_failure(scan: _Unusable, *, alone: bool) -> dict[str, Any]:
@@ -206,82 +203,18 @@ def _report_failure(scan: _Unusable, *, alone: bool) -> dict[str, Any]:
 
 
 def _write(scan: _Scan, segmentation: Segmentation, console: Console) -> dict[str, Any]:
-    """Write every output of one scan to a hidden folder, then move them into place: all of them appear or none, and an earlier result stays until then."""
-    from time import perf_counter
-
-    from volseg.inference.quiet import quiet_libraries
-    from volseg.io.text import write_json
-    from volseg.report import write_preview
-
-    began, job = perf_counter(), scan.job
-    report = segmentation.report()
+    job, report = scan.job, segmentation.report()
     report["timings_s"] = {**report["timings_s"], "read": round(scan.read_s, 4)}
-    report["outputs"] = [str(path) for path in job.outputs()]
-    staging = job.folder / f".volseg-{uuid4().hex}"
-    try:
-        staged = replace(job, folder=staging)
-        for path in staged.labels():
-            segmentation.save(path)
-        if job.preview:
-            with quiet_libraries():
-                write_preview(segmentation.volume, segmentation.label, staged.picture, label_names=segmentation.labels)
-        report["timings_s"]["write"] = round(perf_counter() - began, 4)
-        write_json(staged.report, report)
-        # The report goes last: where it is, everything is.
-        for path in (*staged.labels(), *([staged.picture] if job.preview else []), staged.report):
-            path.replace(job.folder / path.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    write_results(job, segmentation, report)
     for warning in report["warnings"]:
         console.warn(f"{job.scan}: {warning}")
     volumes = ", ".join(f"{label['name']} {label['volume_ml']:.1f} ml" for label in report["labels"])
-    console.say(f"{job.scan}: {volumes} -> {job.labels()[0]}  ({sum(report['timings_s'].values()):.1f} s)")
+    console.say(f"{job.scan}: {volumes} -> {report['outputs'][0]}  ({sum(report['timings_s'].values()):.1f} s)")
     return report
 
 
-def _refuse_foreign(jobs: list[_Job], *, overwrite: bool) -> None:
-    """Results of an earlier run are replaced; any other file of that name is not, unless asked."""
-    scans = {job.scan.resolve() for job in jobs}
-    for job in jobs:
-        present = [path for path in job.outputs() if path.exists()]
-        same = next((path for path in present if path.resolve() in scans), None)
-        if same is not None:
-            msg = f"{same}: the result would replace an input scan; choose another folder with -o"
-            raise InputError(msg)
-        if present and not overwrite and not _is_ours(job.report):
-            msg = f"{present[0]}: it exists and was not written by volseg; choose another folder with -o, or add --overwrite"
-            raise OutputError(msg)
-
-
-def _is_ours(report: Path) -> bool:
-    try:
-        return "report_version" in json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
 @contextmanager
-def _output_folder(folder: Path) -> Iterator[None]:
-    """Make the folder before any work is done, and take it away again when nothing was written into it."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder}: the output folder cannot be made ({error.strerror}); choose another with -o"
-        raise OutputError(msg) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        msg = f"{folder}: the output folder cannot be written to; choose another with -o"
-        raise OutputError(msg)
-    try:
-        yield
-    finally:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-
-
-@contextmanager
-def _window_bar(console: Console, job: _Job) -> Iterator[Any]:
+def _window_bar(console: Console, job: Job) -> Iterator[Any]:
     """Progress over the windows of one scan: a bar on a terminal, a line elsewhere."""
     if console.quiet:
         yield None

@@ -9,7 +9,7 @@ import numpy as np
 
 from volseg.dataset.datalist import Case
 from volseg.errors import DatasetError, InputError
-from volseg.io import load
+from volseg.io import load, load_label
 
 GRID_TOLERANCE_MM = 1e-2
 """NIfTI keeps affines in float32, which places voxels a metre from the origin within about 1e-4 mm; tools that round spacings add up to some thousandths over a stack."""
@@ -41,10 +41,11 @@ def check_cases(cases: Sequence[Case], labels: Collection[int]) -> None:
 
 def _problem(case: Case, labels: Collection[int]) -> str:
     try:
-        grids = [load(image).grid for image in case.images]
-        label = load(case.label)
+        images = [load(image) for image in case.images]
+        label = load_label(case.label, scan=images[0] if images[0].source.kind == "dicom" else None, rois=case.rois)
     except InputError as error:
         return str(error)
+    grids = [image.grid for image in images]
     if not label.grid.isclose(grids[0], GRID_TOLERANCE_MM):
         return f"{case.label}: the label lies on {label.grid}, its image {case.images[0].name} on {grids[0]}; resample the label to the image's grid"
     values = np.unique(label.array)

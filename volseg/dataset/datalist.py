@@ -23,14 +23,17 @@ class Case:
     images : tuple of Path
         One file per input channel, in channel order.
     label : Path
-        Label map on the grid of the first image.
+        Label map on the grid of the first image, or a DICOM Segmentation or RT Structure Set of it.
     fold : int or None
         Fold the datalist puts the case in, when it says so.
+    rois : mapping of str to int, or None
+        Which segments or ROIs of a DICOM label are taken, by name, and their label values; None takes all.
     """
 
     images: tuple[Path, ...]
     label: Path
     fold: int | None = None
+    rois: Mapping[str, int] | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +78,8 @@ def read_datalist(dataset: str | Path) -> Datalist:
     ----------
     dataset : path
         A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when
-        there are several channels). Paths are relative to the folder of the JSON file.
+        there are several channels). Paths are relative to the folder of the JSON file. Images may be DICOM folders, labels DICOM Segmentations or RT Structure Sets; ``"rois"``
+        (``{"GTV": 1}``), of the list or of an item, says which ROIs become which label.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def read_datalist(dataset: str | Path) -> Datalist:
     if not isinstance(items, list) or not items:
         msg = f"{path}: there is no 'training' list of labelled cases in it; each item is {{'image': ..., 'label': ...}}"
         raise DatasetError(msg)
-    cases = tuple(_read_case(item, number, path) for number, item in enumerate(items))
+    cases = tuple(_read_case(item, number, path, content.get("rois")) for number, item in enumerate(items))
     _refuse_missing(cases, path)
     return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), _numbered(content.get("modality")))
 
@@ -114,7 +118,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_case(item: Any, number: int, path: Path) -> Case:
+def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
     if not isinstance(item, dict) or "image" not in item or "label" not in item:
         msg = f"{path}: training item {number} has no 'image' and 'label'; every training case needs both"
         raise DatasetError(msg)
@@ -126,8 +130,12 @@ def _read_case(item: Any, number: int, path: Path) -> Case:
     if fold is not None and not isinstance(fold, int):
         msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number"
         raise DatasetError(msg)
+    rois = item.get("rois", rois)
+    if rois is not None and not (isinstance(rois, dict) and rois and all(isinstance(value, int) and value >= 1 for value in rois.values())):
+        msg = f'{path}: training item {number} has rois {rois!r}; expected names and label values, e.g. {{"GTV": 1}}'
+        raise DatasetError(msg)
     base = path.resolve().parent
-    return Case(tuple(base / name for name in images), base / item["label"], fold)
+    return Case(tuple(base / name for name in images), base / item["label"], fold, rois)
 
 
 def _refuse_missing(cases: Sequence[Case], path: Path) -> None:

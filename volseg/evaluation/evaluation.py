@@ -79,7 +79,14 @@ class Evaluation:
         }
 
 
-def evaluate_pairs(pairs: Iterable[Pair], label_names: Mapping[int, str] | None = None, *, missing: Sequence[Path] = (), unmatched: Sequence[Path] = ()) -> Evaluation:
+def evaluate_pairs(
+    pairs: Iterable[Pair],
+    label_names: Mapping[int, str] | None = None,
+    *,
+    rois: Mapping[str, int] | None = None,
+    missing: Sequence[Path] = (),
+    unmatched: Sequence[Path] = (),
+) -> Evaluation:
     """Read and compare pairs of label maps, one pair in memory at a time.
 
     Evaluated are the labels of ``label_names`` and every other label found in any map; a label found in neither map of a case is two empty masks there.
@@ -90,6 +97,8 @@ def evaluate_pairs(pairs: Iterable[Pair], label_names: Mapping[int, str] | None 
         Cases; read as they are iterated, so a progress bar can wrap them.
     label_names : mapping of int to str, optional
         Names by label value; a label without one is named by its value.
+    rois : mapping of str to int, optional
+        Segments or ROIs to take of DICOM objects, by name, and the label value each gets.
     missing, unmatched : sequence of Path
         References and predictions that found no partner, to be reported.
 
@@ -100,7 +109,7 @@ def evaluate_pairs(pairs: Iterable[Pair], label_names: Mapping[int, str] | None 
     InputError
         If a file cannot be read or is not a label map.
     """
-    overlaps = [compare_volumes(io.load(pair.prediction), io.load(pair.reference), pair.case) for pair in pairs]
+    overlaps = [compare_volumes(io.load_label(pair.prediction, rois=rois), io.load_label(pair.reference, rois=rois), pair.case) for pair in pairs]
     return summarise(overlaps, label_names, missing=missing, unmatched=unmatched)
 
 

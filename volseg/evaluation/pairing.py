@@ -3,7 +3,7 @@
 The stem is the file name without its image suffix. A prediction's stem is tried in these forms, and the first that names a reference wins:
 
 1. as it is;
-2. without one of the endings ``_seg``, ``_label``, ``_labels``, ``_mask``, ``_pred``;
+2. without one of the endings ``_seg``, ``_rtstruct``, ``_label``, ``_labels``, ``_mask``, ``_pred``;
 3. also without nnU-Net's channel ending ``_0000``;
 4. the unique reference whose stem is the beginning of it, up to an underscore: ``STS_001_CT_seg`` belongs to ``STS_001``.
 
@@ -20,8 +20,9 @@ from typing import Any
 from volseg.errors import DatasetError, InputError
 from volseg.evaluation.labels import label_names_of, read_json
 from volseg.io.formats import IMAGE_SUFFIXES
+from volseg.io.labels import label_object_kind
 
-STEM_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_pred")
+STEM_ENDINGS = ("_seg", "_rtstruct", "_label", "_labels", "_mask", "_pred")
 """Endings that say "this is a label map" and are not part of the case's name; ``_seg`` is volseg's own."""
 
 NNUNET_ENDING = "_0000"
@@ -74,9 +75,9 @@ class Pairing:
 
 
 def image_stem(path: Path | str) -> str:
-    """File name without its image suffix: ``scan_seg.nii.gz`` is ``scan_seg``."""
+    """File name without its suffix: ``scan_seg.nii.gz`` is ``scan_seg``."""
     name = Path(path).name
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in (*IMAGE_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -91,16 +92,17 @@ def strip_ending(stem: str) -> str:
 
 
 def find_label_maps(folder: Path) -> tuple[Path, ...]:
-    """Label maps that lie directly in a folder, sorted by name; hidden files are skipped.
+    """Label maps, DICOM Segmentations and RT Structure Sets that lie directly in a folder, sorted by name; hidden files are skipped.
 
     Raises
     ------
     InputError
         If there are none.
     """
-    found = tuple(sorted(p for p in folder.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith(".") and p.is_file()))
+    files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    found = tuple(sorted(p for p in files if p.name.lower().endswith(IMAGE_SUFFIXES) or label_object_kind(p)))
     if not found:
-        msg = f"{folder}: no label maps in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        msg = f"{folder}: no label maps in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}, DICOM Segmentations or RT Structure Sets"
         raise InputError(msg)
     return found
 

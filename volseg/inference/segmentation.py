@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.io import Volume, save_label
+from volseg.io.dicom.segments import Algorithm, Segment
 from volseg.provenance import software_versions
 
 REPORT_VERSION = 1
@@ -41,6 +42,10 @@ class Segmentation:
         Highest resident memory of the process so far.
     warnings : tuple of str
         Of the scan and of the run.
+    segments : mapping of int to Segment
+        What each label stands for in DICOM's terms.
+    probabilities : mapping of int to ndarray, or None
+        Probability of each label but the background (float32, 0 to 1, axes of ``label``), where they were asked for.
     """
 
     label: npt.NDArray[np.unsignedinteger[Any]]
@@ -51,6 +56,8 @@ class Segmentation:
     timings_s: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()
+    segments: Mapping[int, Segment] = field(default_factory=dict)
+    probabilities: Mapping[int, npt.NDArray[np.float32]] | None = None
 
     def statistics(self) -> list[dict[str, Any]]:
         """For each label: value, name, number of voxels and volume in millilitres."""
@@ -61,6 +68,23 @@ class Segmentation:
     def save(self, path: str | Path) -> Path:
         """Write the label on exactly the scan's grid (see :func:`volseg.io.save_label`)."""
         return save_label(self.label, self.volume, path)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The bundle, as DICOM objects name what made them."""
+        return Algorithm(str(self.bundle.get("name", "")), str(self.bundle.get("version", "")), str(self.bundle.get("weights_sha256", "")))
+
+    def save_dicom_seg(self, path: str | Path, kind: str = "binary") -> Path | None:
+        """Write a DICOM Segmentation that refers to the scan's series; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.seg.write_seg`)."""
+        from volseg.io.dicom.seg import write_seg
+
+        return write_seg(self.label, self.volume, Path(path), segments=self.segments, algorithm=self.algorithm, kind=kind, probabilities=self.probabilities)
+
+    def save_rtstruct(self, path: str | Path) -> Path | None:
+        """Write a DICOM RT Structure Set on the scan's slices; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.rtstruct.write_rtstruct`)."""
+        from volseg.io.dicom.rtstruct import write_rtstruct
+
+        return write_rtstruct(self.label, self.volume, Path(path), segments=self.segments, algorithm=self.algorithm)
 
     def report(self) -> dict[str, Any]:
         """Everything that makes the result traceable, ready for JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from volseg.inference.quiet import quiet_libraries
 from volseg.inference.segmentation import Segmentation
 from volseg.inference.windows import count_windows
 from volseg.io import Volume, load
+from volseg.io.dicom.segments import Segment, describe_segments
 from volseg.provenance import peak_memory_bytes, sha256_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ GRID_TOLERANCE_MM = 1e-2
 
 LARGEST_EXTENT_MM = 3000.0
 """A whole-body scan is about 2 m long; a longer field of view comes from a wrong spacing."""
+
+DECISIONS = ("AsDiscrete", "AsDiscreted")
+"""Transforms that turn scores into a label map."""
+
+PROBABILITY_SLACK = 1e-3
+"""Interpolating probabilities in float32 may leave them this far outside 0..1."""
 
 SMALLEST_EXTENT_MM = 10.0
 """Less than a few voxels of any clinical scan."""
@@ -72,6 +79,7 @@ class Segmenter:
         with quiet_libraries():
             self._pipeline: Pipeline = build_pipeline(self.bundle, self._device, Path(weights) if weights else None, overlap)
         self._weights_sha256 = sha256_of(self._pipeline.weights)
+        self.segments: Mapping[int, Segment] = describe_segments(self.bundle.labels, self.bundle.metadata)
 
     def plan(self, volume: Volume) -> dict[str, Any]:
         """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
@@ -80,7 +88,7 @@ class Segmenter:
             image = self._preprocess(volume)
         return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE]), "warnings": notes}
 
-    def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None) -> Segmentation:
+    def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None, probabilities: bool = False) -> Segmentation:
         """Segment one scan.
 
         Parameters
@@ -91,6 +99,8 @@ class Segmenter:
             SeriesInstanceUID, where a DICOM folder holds several volumes.
         progress : callable, optional
             Called with (windows done, windows in all).
+        probabilities : bool
+            Keep the probability of every label too, which takes four bytes for each voxel and class.
 
         Returns
         -------
@@ -114,12 +124,13 @@ class Segmenter:
             engine = self._engine(data[IMAGE])
             data[PREDICTION] = self._predict(data[IMAGE], engine["windows"], progress)
             timer.mark("network")
-            label, moved = self._restore(data, volume)
+            shares = self._decide_later(data, volume) if probabilities else None
+            label, moved = self._restore(data, volume, decided_from=self._decision if probabilities else 0)
         timer.mark("restore")
         if moved:
             notes.append(moved)
         names = {value: name for value, name in self.bundle.labels.items() if value != 0}
-        return Segmentation(label, volume, names, self._identity(), engine, timer.seconds, peak_memory_bytes(), tuple(notes))
+        return Segmentation(label, volume, names, self._identity(), engine, timer.seconds, peak_memory_bytes(), tuple(notes), self.segments, shares)
 
     def _check(self, volume: Volume) -> list[str]:
         if self.bundle.input_channels != 1:
@@ -182,17 +193,53 @@ class Segmenter:
             raise BundleError(msg)
         return scores[0].float().cpu()
 
-    def _restore(self, data: dict[str, Any], volume: Volume) -> tuple[npt.NDArray[np.unsignedinteger[Any]], str]:
+    @property
+    def _decision(self) -> int:
+        """Where in the post-processing scores become a label map."""
+        names = [type(transform).__name__ for transform in getattr(self._pipeline.postprocess, "transforms", ())]
+        found = [number for number, name in enumerate(names) if name in DECISIONS]
+        if not found:
+            msg = f"{self.bundle.inference_config}: its post-processing has no AsDiscreted, so there are no probabilities to be had; leave them out"
+            raise BundleError(msg)
+        return found[0]
+
+    def _decide_later(self, data: dict[str, Any], volume: Volume) -> dict[int, npt.NDArray[np.float32]]:
+        """Run the post-processing up to the decision and keep the probabilities (label value -> (i, j, k))."""
+        self._check_scores(data)
+        try:
+            data.update(self._pipeline.postprocess(data, end=self._decision))  # type: ignore[call-arg]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise self._broken(error, stage="postprocessing") from error
+        shares = data[PREDICTION]
+        if (
+            tuple(shares.shape[1:]) != volume.grid.shape
+            or len(shares) != len(self.bundle.labels)
+            or float(shares.min()) < -PROBABILITY_SLACK
+            or float(shares.max()) > 1 + PROBABILITY_SLACK
+        ):
+            msg = (
+                f"{self.bundle.inference_config}: what it decides from are no probabilities of {len(self.bundle.labels)} classes on the scan's grid; "
+                "softmax and Invertd must come before AsDiscreted"
+            )
+            raise BundleError(msg)
+        return {value: shares[value].numpy().astype(np.float32) for value in self.bundle.labels if value != 0}
+
+    def _check_scores(self, data: dict[str, Any]) -> None:
         from monai.data import MetaTensor
 
-        image = data[IMAGE]
-        scores = data[PREDICTION]
+        image, scores = data[IMAGE], data[PREDICTION]
         if not bool(scores.isfinite().all()):
             msg = f"{self._pipeline.weights}: the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
             raise BundleError(msg)
         data[PREDICTION] = MetaTensor(scores, meta=dict(image.meta)) if isinstance(image, MetaTensor) else scores
+
+    def _restore(self, data: dict[str, Any], volume: Volume, decided_from: int = 0) -> tuple[npt.NDArray[np.unsignedinteger[Any]], str]:
+        from monai.data import MetaTensor
+
+        if not decided_from:
+            self._check_scores(data)
         try:
-            pred = self._pipeline.postprocess(data)[PREDICTION]
+            pred = (self._pipeline.postprocess(data, start=decided_from) if decided_from else self._pipeline.postprocess(data))[PREDICTION]  # type: ignore[call-arg]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._broken(error, stage="postprocessing") from error
         if pred.ndim != 4 or pred.shape[0] != 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.bundle import Bundle, find_bundle, load_state, read_bundle, read_state_dict
-from volseg.dataset import Case, check_cases, read_datalist, split_fold
+from volseg.dataset import Case, check_cases, convert_dicom, read_datalist, split_fold
 from volseg.errors import BundleError, DatasetError, InputError, OutputError, root_cause
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
@@ -23,6 +23,9 @@ SYNTHETIC = "synthetic"
 """Name of the built-in dataset."""
 
 SYNTHETIC_CASES = 10
+
+CONVERTED = "converted"
+"""Folder of a run that holds DICOM cases as NIfTI."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def train(
     reporter.message(f"checking {len(training) + len(validation)} cases")
     check_cases([*training, *validation], read.labels)
     folder = _make_run_dir(run_dir)
+    converted = convert_dicom([*training, *validation], folder / CONVERTED, reuse=resume, progress=reporter.message)
+    training, validation = converted[: len(training)], converted[len(training) :]
     reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
     plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
     with quiet_libraries():

@@ -1,0 +1,232 @@
+"""What ``volseg infer`` leaves for one scan: which files, and writing them so that all of them appear or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from volseg.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from volseg.evaluation.statistics import LabelStatistics
+    from volseg.inference import Segmentation
+
+FORMATS = {
+    "nifti": "_seg.nii.gz",
+    "nrrd": "_seg.nrrd",
+    "mha": "_seg.mha",
+    "dicom-seg": "_seg.dcm",
+    "rtstruct": "_rtstruct.dcm",
+    "dicom-sr": "_sr.dcm",
+}
+"""Format of a result -> what stands behind the scan's name."""
+
+DICOM_FORMATS = ("dicom-seg", "rtstruct", "dicom-sr")
+"""Formats that refer to the slices of a DICOM series."""
+
+SEGMENTATION_KINDS = ("binary", "labelmap", "fractional")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and what is to be written for it.
+
+    Parameters
+    ----------
+    scan : Path
+        As the user gave it.
+    stem : str
+        Start of every result's name.
+    folder : Path
+        Where the results go.
+    formats : tuple of str
+        Keys of :data:`FORMATS`, each once.
+    preview, report : bool
+        Whether a picture, and whether the HTML report and the CSV, are written.
+    kind : str
+        Of a DICOM Segmentation: binary, labelmap or fractional.
+    """
+
+    scan: Path
+    stem: str
+    folder: Path
+    formats: tuple[str, ...]
+    preview: bool = True
+    report: bool = True
+    kind: str = "binary"
+
+    def place(self, ending: str) -> Path:
+        """Path of the result with this ending."""
+        return self.folder / f"{self.stem}{ending}"
+
+    @property
+    def json(self) -> Path:
+        """The record of the run."""
+        return self.place("_seg.json")
+
+    def labels(self) -> list[Path]:
+        """The segmentation, in every format."""
+        return [self.place(FORMATS[name]) for name in self.formats]
+
+    def outputs(self) -> list[Path]:
+        """Everything that may be written, the record last: where it is, everything is."""
+        extra = [*(["_seg.csv", "_seg.html"] if self.report else []), *(["_seg.png"] if self.preview else [])]
+        return [*self.labels(), *map(self.place, extra), self.json]
+
+
+def chosen_formats(given: Sequence[str]) -> tuple[str, ...]:
+    """The formats once each; a measurement report refers to a DICOM Segmentation, which is then written too, and first."""
+    formats = list(dict.fromkeys(given))
+    if "dicom-sr" in formats:
+        formats = [name for name in formats if name not in ("dicom-seg", "dicom-sr")] + ["dicom-seg", "dicom-sr"]
+    return tuple(formats)
+
+
+def check_source(job: Job, kind: str) -> None:
+    """Refuse a DICOM result for a scan that is no DICOM, before any work is done.
+
+    Raises
+    ------
+    InputError
+        Naming the format.
+    """
+    wanted = next((name for name in job.formats if name in DICOM_FORMATS), None)
+    if wanted and kind != "dicom":
+        msg = f"{job.scan}: --format {wanted} refers to the slices of a DICOM series, and this scan is {kind}; give the DICOM series, or use --format nifti, nrrd or mha"
+        raise InputError(msg)
+
+
+def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) -> None:
+    """Write every result of one scan to a hidden folder, then move them into place: all of them appear or none, and an earlier result stays until then.
+
+    Parameters
+    ----------
+    job : Job
+        What to write, and where.
+    segmentation : Segmentation
+        The label and its scan.
+    report : dict
+        The record; ``labels`` (statistics), ``outputs``, ``warnings`` and the time for writing are filled in.
+    """
+    from time import perf_counter
+
+    from volseg.evaluation.statistics import label_statistics
+    from volseg.inference.quiet import quiet_libraries
+    from volseg.io.text import write_json
+
+    statistics = label_statistics(segmentation.label, segmentation.volume, segmentation.labels)
+    report["labels"] = [entry.as_dict() for entry in statistics]
+    began = perf_counter()
+    staging = job.folder / f".volseg-{uuid4().hex}"
+    staged = replace(job, folder=staging)
+    try:
+        with quiet_libraries():
+            notes = list(_write_labels(staged, segmentation, statistics))
+            missing = [path.name for path in staged.labels() if not path.exists()]
+            report["warnings"] = [*report["warnings"], *notes]
+            report["outputs"] = [str(path) for path in job.outputs() if path.name not in missing]
+            _write_pages(staged, segmentation, statistics, report)
+        report["timings_s"]["write"] = round(perf_counter() - began, 4)
+        write_json(staged.json, report)
+        for name in missing:
+            # An object of an earlier run would look as if it belonged to this one.
+            (job.folder / name).unlink(missing_ok=True)
+        for path in staged.outputs():
+            if path.name not in missing:
+                path.replace(job.folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_labels(job: Job, segmentation: Segmentation, statistics: Sequence[LabelStatistics]) -> Iterator[str]:
+    """Write the segmentation in every format; yields what the user should know."""
+    from volseg.io.dicom.sr import write_sr
+
+    empty = "nothing is segmented, so no {} was written (viewers cannot show an object without content)"
+    for name, path in zip(job.formats, job.labels(), strict=True):
+        if name == "dicom-seg" and segmentation.save_dicom_seg(path, job.kind) is None:
+            yield empty.format("DICOM Segmentation")
+        elif name == "rtstruct" and segmentation.save_rtstruct(path) is None:
+            yield empty.format("RT Structure Set")
+        elif name == "dicom-sr":
+            seg = job.place(FORMATS["dicom-seg"])
+            if seg.exists():
+                measurements = [entry.measurements() for entry in statistics if entry.voxels]
+                write_sr(measurements, segmentation.volume, path, segments=segmentation.segments, algorithm=segmentation.algorithm, seg=seg)
+            else:
+                yield empty.format("measurement report")
+        elif name not in DICOM_FORMATS:
+            segmentation.save(path)
+
+
+def _write_pages(job: Job, segmentation: Segmentation, statistics: Sequence[LabelStatistics], report: dict[str, Any]) -> None:
+    from volseg.evaluation.statistics import write_statistics_csv
+    from volseg.report import write_case_report, write_preview
+
+    if job.preview:
+        write_preview(segmentation.volume, segmentation.label, job.place("_seg.png"), label_names=segmentation.labels)
+    if job.report:
+        write_statistics_csv(statistics, job.place("_seg.csv"))
+        write_case_report(segmentation.volume, segmentation.label, job.place("_seg.html"), report=report, statistics=statistics, label_names=segmentation.labels)
+
+
+def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:
+    """Results of an earlier run are replaced; any other file of that name is not, unless asked.
+
+    Raises
+    ------
+    InputError
+        If a result would replace an input scan.
+    OutputError
+        If it would replace a file that volseg did not write.
+    """
+    scans = {job.scan.resolve() for job in jobs}
+    for job in jobs:
+        present = [path for path in job.outputs() if path.exists()]
+        same = next((path for path in present if path.resolve() in scans), None)
+        if same is not None:
+            msg = f"{same}: the result would replace an input scan; choose another folder with -o"
+            raise InputError(msg)
+        if present and not overwrite and not _is_ours(job.json):
+            msg = f"{present[0]}: it exists and was not written by volseg; choose another folder with -o, or add --overwrite"
+            raise OutputError(msg)
+
+
+def _is_ours(report: Path) -> bool:
+    try:
+        return "report_version" in json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make the folder before any work is done, and take it away again when nothing was written into it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made or written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: the output folder cannot be made ({error.strerror}); choose another with -o"
+        raise OutputError(msg) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{folder}: the output folder cannot be written to; choose another with -o"
+        raise OutputError(msg)
+    try:
+        yield
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

@@ -16,9 +16,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from volseg.io.dicom.rtstruct import write_rtstruct
+from volseg.io.dicom.seg import write_seg
 
+import volseg
+from tests.dicom_factory import Scan
+from tests.dicom_factory import write as series_folder
 from volseg.cli.evaluate import EXAMPLES
 from volseg.cli.main import main
+from volseg.io.dicom.segments import Algorithm, describe_segments
 
 AFFINE = np.diag([-1.5, -1.5, 4.0, 1.0])
 SHAPE = (16, 14, 9)
@@ -206,6 +212,16 @@ def test_a_label_map_stored_the_other_way_round_and_as_floats_is_the_same(tmp_pa
     assert json.loads(out)["mean_dice"] == 1
 
 
+def write_dicom_labels(folder: Path) -> None:
+    """``scan_seg.dcm`` and ``RTSTRUCT.dcm`` (an ROI called GTV) beside the series they belong to."""
+    volume = volseg.load(series_folder(Scan(np.zeros((6, 12, 10), np.int16)).datasets(), folder / "series"))
+    label = np.zeros(volume.grid.shape, np.uint8)
+    label[3:8, 2:9, 1:4] = 1
+    segments = describe_segments({1: "GTV"})
+    write_seg(label, volume, folder / "scan_seg.dcm", segments=segments, algorithm=Algorithm("test", "1"))
+    write_rtstruct(label, volume, folder / "RTSTRUCT.dcm", segments=segments, algorithm=Algorithm("test", "1"))
+
+
 def test_the_examples_of_the_help_run(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "scan_seg.nii.gz", slab(0, 4))
@@ -213,8 +229,9 @@ def test_the_examples_of_the_help_run(folders: tuple[Path, Path], tmp_path: Path
     training = [{"image": f"imagesTr/{case}_CT.nii.gz", "label": f"../references/{case}.nii.gz"} for case in "abc"]
     (tmp_path / "DATASET").mkdir()
     (tmp_path / "DATASET" / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "mass"}, "training": training}))
+    write_dicom_labels(tmp_path)
     commands = [line.strip() for line in EXAMPLES.splitlines() if line.strip().startswith("volseg ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         code, out, err = run(capsys, *shlex.split(command)[2:])
         assert code == 0, f"{command}: {err}"

@@ -1,0 +1,187 @@
+"""A DICOM series through ``volseg infer`` to DICOM objects, and such objects as references and labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from volseg.io.dicom.rtstruct import write_rtstruct
+from volseg.io.dicom.seg import write_seg
+
+import volseg
+from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
+from tests.dicom_factory import Scan, write
+from volseg.cli import main
+from volseg.dataset import check_cases, convert_dicom, read_datalist
+from volseg.errors import DatasetError, InputError
+from volseg.io import load_label, save_label
+from volseg.io.dicom.segments import Algorithm, describe_segments
+from volseg.training import train
+
+OBLIQUE = tuple(np.round([0.96, 0.28, 0.0, -0.28 * 0.8, 0.96 * 0.8, 0.6], 6).tolist())
+"""Row and column cosines of a stack turned about two axes."""
+
+ALGORITHM = Algorithm("test", "1.0.0")
+
+
+def series(folder: Path, *, ball: bool = True, seed: int = 0) -> Path:
+    """A CT series of a bright ball (150 HU) in -50 HU."""
+    k, j, i = np.meshgrid(np.arange(14), np.arange(40), np.arange(44), indexing="ij")
+    centre = np.random.default_rng(seed).uniform(-2, 2, 3) + np.array([7, 20, 22])
+    inside = ((k - centre[0]) * 3) ** 2 + ((j - centre[1]) * 1.5) ** 2 + ((i - centre[2]) * 1.5) ** 2 < 15**2
+    stored = np.where(inside & ball, 150, -50).astype(np.int16)
+    return write(Scan(stored, cosines=OBLIQUE, spacing=(1.5, 1.5), step=3.0, tags={"Modality": "CT", "PatientBirthDate": "19700101", "PatientSex": "O"}).datasets(), folder)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return threshold_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+ALL = ("--format", "nifti", "--format", "dicom-sr", "--format", "rtstruct")
+
+
+def test_every_format_says_the_same(bundle, tmp_path):
+    scan = series(tmp_path / "case" / "images")
+    out = tmp_path / "case" / "out"
+    assert run("infer", scan, "-b", bundle, "-o", out, "--device", "cpu", *ALL) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {f"images{end}" for end in ("_seg.nii.gz", "_seg.dcm", "_rtstruct.dcm", "_sr.dcm", "_seg.json", "_seg.csv", "_seg.png", "_seg.html")}
+    label = load_label(out / "images_seg.nii.gz")
+    assert label.array.sum() > 500
+    for name in ("images_seg.dcm", "images_rtstruct.dcm"):
+        found = load_label(out / name)
+        assert found.grid.isclose(label.grid, 1e-3)
+        np.testing.assert_array_equal(found.array, label.array, err_msg=name)
+    report = json.loads((out / "images_seg.json").read_text())
+    assert {Path(path).name for path in report["outputs"]} == names
+    (tumour,) = report["labels"]
+    assert tumour["volume_ml"] == pytest.approx(label.array.sum() * 1.5 * 1.5 * 3 / 1000, rel=1e-4)
+    # Every voxel called tumour is above the threshold or mixed at the rim.
+    assert -50 < tumour["intensity"]["mean"] <= 150
+    rows = list(csv.DictReader((out / "images_seg.csv").open()))
+    assert float(rows[0]["volume_ml"]) == pytest.approx(tumour["volume_ml"], rel=1e-3)
+    assert run("evaluate", out / "images_seg.dcm", out / "images_rtstruct.dcm", "-o", tmp_path / "e.json") == 0
+    assert json.loads((tmp_path / "e.json").read_text())["mean_dice"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["labelmap", "fractional"])
+def test_other_kinds_of_segmentation(kind, bundle, tmp_path):
+    scan = series(tmp_path / "scan")
+    assert run("infer", scan, "-b", bundle, "-o", tmp_path, "--device", "cpu", "--format", "dicom-seg", "--format", "nifti", "--seg-type", kind, "--no-report", "--no-preview") == 0
+    assert not (tmp_path / "scan_seg.html").exists()
+    label, found = load_label(tmp_path / "scan_seg.nii.gz").array, load_label(tmp_path / "scan_seg.dcm").array
+    # A fractional object holds probabilities in 255 steps: voxels within half a step of 0.5 may fall to either side.
+    assert np.count_nonzero(label != found) <= (0 if kind == "labelmap" else 0.01 * label.sum())
+
+
+def test_nothing_segmented_leaves_no_dicom_object_and_says_so(bundle, tmp_path, capsys):
+    full, empty = series(tmp_path / "full" / "scan"), series(tmp_path / "empty" / "scan", ball=False)
+    out = tmp_path / "out"
+    assert run("infer", full, "-b", bundle, "-o", out, "--device", "cpu", *ALL) == 0
+    assert run("infer", empty, "-b", bundle, "-o", out, "--device", "cpu", *ALL) == 0
+    assert "nothing is segmented" in capsys.readouterr().err
+    # The objects of the first run must not stand beside the second run's empty label.
+    assert not list(out.glob("*.dcm"))
+    assert load_label(out / "scan_seg.nii.gz").array.max() == 0
+    report = json.loads((out / "scan_seg.json").read_text())
+    assert not [path for path in report["outputs"] if path.endswith(".dcm")]
+    assert any("nothing is segmented" in warning for warning in report["warnings"])
+
+
+def test_dicom_objects_need_a_dicom_series(bundle, tmp_path, capsys):
+    volume = volseg.load(series(tmp_path / "scan"))
+    save_label(np.zeros(volume.grid.shape, np.uint8), volume, tmp_path / "scan.nii.gz")
+    assert run("infer", tmp_path / "scan.nii.gz", "-b", bundle, "-o", tmp_path / "out", "--format", "dicom-seg") == 2
+    assert "--format dicom-seg refers to the slices of a DICOM series" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tilted_series_is_mended_on_request_and_its_objects_lie_on_the_tilted_slices(bundle, tmp_path, capsys):
+    stored = np.full((16, 40, 40), -50, np.int16)
+    stored[4:12, 10:30, 10:30] = 150
+    positions = np.array([(-30.0, -30.0 + 0.6 * k, 3.0 * k) for k in range(16)])
+    scan = write(Scan(stored, spacing=(1.5, 1.5), positions=positions).datasets(), tmp_path / "scan")
+    assert run("infer", scan, "-b", bundle, "-o", tmp_path / "out", "--device", "cpu") == 2
+    assert "--fix-geometry" in capsys.readouterr().err
+    assert run("infer", scan, "-b", bundle, "-o", tmp_path / "out", "--device", "cpu", "--fix-geometry", "--format", "nifti", "--format", "dicom-seg") == 0
+    report = json.loads((tmp_path / "out" / "scan_seg.json").read_text())
+    assert report["input"]["details"]["geometry_correction"]
+    import pydicom
+
+    seg = pydicom.dcmread(tmp_path / "out" / "scan_seg.dcm")
+    found = {tuple(float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient) for frame in seg.PerFrameFunctionalGroupsSequence}
+    assert found <= {tuple(p) for p in positions.tolist()}
+    # The block fills slices 4 to 11; interpolation and the network's 2 mm grid reach at most one slice further.
+    assert {tuple(p) for p in positions[5:11].tolist()} <= found <= {tuple(p) for p in positions[3:13].tolist()}
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Four cases as DICOM series, labelled by SEG and RTSTRUCT in turn, the latter with a second, overlapping ROI."""
+    items = []
+    for number in range(4):
+        folder = tmp_path / "data" / f"case{number}"
+        volume = volseg.load(series(folder / "CT", seed=number))
+        label = (volume.array > 60).astype(np.uint8)
+        if number % 2:
+            write_seg(label, volume, folder / "seg.dcm", segments=describe_segments({1: "GTV"}), algorithm=ALGORITHM)
+        else:
+            both = label.copy()
+            both[2:4, 2:4, 2:4] = 2
+            write_rtstruct(both, volume, folder / "rs.dcm", segments=describe_segments({1: "GTV", 2: "other"}), algorithm=ALGORITHM)
+        items.append({"image": f"case{number}/CT", "label": f"case{number}/{'seg' if number % 2 else 'rs'}.dcm", "fold": number % 2})
+    path = tmp_path / "data" / "datalist.json"
+    path.write_text(json.dumps({"training": items, "rois": {"GTV": 1}}))
+    return path
+
+
+def test_cases_in_dicom_become_images_for_the_bundle(labelled, tmp_path):
+    cases = read_datalist(labelled).cases
+    check_cases(cases, {0, 1})
+    converted = convert_dicom(cases, tmp_path / "converted")
+    assert len({case.name for case in converted}) == 4
+    for case, now in zip(cases, converted, strict=True):
+        image, label, scan = volseg.load(now.images[0]), volseg.load(now.label), volseg.load(case.images[0])
+        np.testing.assert_array_equal(image.array, scan.array)
+        assert image.grid.isclose(scan.grid, 1e-3)
+        assert label.grid.isclose(scan.grid, 1e-3)
+        np.testing.assert_array_equal(label.array, scan.array > 60)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()}
+    assert convert_dicom(cases, tmp_path / "converted", reuse=True) == converted
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()} == stamps
+
+
+def test_train_takes_dicom_cases(labelled, tmp_path):
+    bundle = tiny_bundle(tmp_path)
+    edit_config(bundle, "train", train__trainer__max_epochs=1)
+    result = train(bundle, labelled, tmp_path / "run", fold=0, device="cpu", epochs=1)
+    assert result.epochs == 1
+    assert result.weights.is_file()
+
+
+def test_labels_that_are_not_there_are_named(labelled, tmp_path):
+    content = json.loads(labelled.read_text()) | {"rois": {"CTV": 1}}
+    labelled.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="CTV"):
+        check_cases(read_datalist(labelled).cases, {0, 1})
+    labelled.write_text(json.dumps(content | {"rois": {"CTV": "one"}}))
+    with pytest.raises(DatasetError, match="rois"):
+        read_datalist(labelled)
+
+
+def test_object_far_from_its_images_is_refused(labelled, tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    shutil.copy(labelled.parent / "case1" / "seg.dcm", tmp_path / "far" / "away" / "seg.dcm")
+    with pytest.raises(InputError, match="SeriesInstanceUID"):
+        load_label(tmp_path / "far" / "away" / "seg.dcm")

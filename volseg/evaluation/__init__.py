@@ -1,23 +1,34 @@
-"""How well a segmentation agrees with a reference: overlap per label and case, statistics over cases, and files of both."""
+"""Numbers about segmentations: what was measured on each label, how well it agrees with a reference, statistics over cases, and files of them."""
 
 from __future__ import annotations
 
+from volseg.evaluation.diameter import Diameter
 from volseg.evaluation.evaluation import Case, Evaluation, evaluate_pairs, summarise
+from volseg.evaluation.intensity import Intensity, intensity_unit
+from volseg.evaluation.label_record import LabelStatistics
 from volseg.evaluation.labels import parse_label_names, read_label_names
+from volseg.evaluation.lesions import BoundingBox, Lesion
 from volseg.evaluation.overlap import Overlap, count_overlaps, dice, iou
 from volseg.evaluation.pairing import Pair, Pairing, Reference, References, find_label_maps, find_references, pair_files
 from volseg.evaluation.scores import GRID_TOLERANCE_MM, CaseOverlap, LabelScore, compare_volumes
+from volseg.evaluation.statistics import label_statistics
 from volseg.evaluation.summary import Distribution, LabelSummary, summarise_label
+from volseg.evaluation.tables import format_statistics_csv, write_statistics_csv
 from volseg.evaluation.writing import write_csv
 
 __all__ = [
     "GRID_TOLERANCE_MM",
+    "BoundingBox",
     "Case",
     "CaseOverlap",
+    "Diameter",
     "Distribution",
     "Evaluation",
+    "Intensity",
     "LabelScore",
+    "LabelStatistics",
     "LabelSummary",
+    "Lesion",
     "Overlap",
     "Pair",
     "Pairing",
@@ -29,11 +40,15 @@ __all__ = [
     "evaluate_pairs",
     "find_label_maps",
     "find_references",
+    "format_statistics_csv",
+    "intensity_unit",
     "iou",
+    "label_statistics",
     "pair_files",
     "parse_label_names",
     "read_label_names",
     "summarise",
     "summarise_label",
     "write_csv",
+    "write_statistics_csv",
 ]

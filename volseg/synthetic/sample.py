@@ -8,8 +8,8 @@ from typing import Any
 
 from volseg import __version__
 from volseg.io import save_volume
-from volseg.synthetic.dicom_series import write_series
 from volseg.synthetic.scan import NOTE, SyntheticScan
+from volseg.synthetic.scanner import write_series
 from volseg.synthetic.staging import staged_folder
 
 DOCUMENT = "sample.json"

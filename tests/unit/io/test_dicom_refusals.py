@@ -12,7 +12,7 @@ from pydicom.uid import EncapsulatedPDFStorage, EnhancedCTImageStorage, HTJ2KLos
 
 from tests.dicom_factory import AXIAL, Scan, ramp, report, write
 from volseg.errors import GeometryError, InputError, SeriesError
-from volseg.io.dicom import find_series, read_series
+from volseg.io.dicom import find_series, read_series, series
 
 
 def refused(path: Path, kind: type[Exception], *words: str, series: str | None = None) -> str:
@@ -137,14 +137,15 @@ def test_one_bad_slice_refuses_the_series(tmp_path: Path) -> None:
     refused(write(datasets, tmp_path), InputError, "1 of 5 images of its series")
 
 
-def test_too_many_voxels(tmp_path: Path) -> None:
+def test_too_many_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "MAX_VOXELS", 400 * 400 * 5 - 1)
     datasets = Scan(ramp()).datasets()
     for ds in datasets:
-        ds.Rows, ds.Columns = 40000, 40000
+        ds.Rows, ds.Columns = 400, 400
         ds.file_meta.TransferSyntaxUID = HTJ2KLossless
         ds.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
         ds["PixelData"].is_undefined_length = True
-    refused(write(datasets, tmp_path), InputError, "40000x40000x5 voxels")
+    refused(write(datasets, tmp_path), InputError, "400x400x5 voxels")
 
 
 def test_file_cut_short(tmp_path: Path) -> None:

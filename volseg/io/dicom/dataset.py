@@ -1,56 +1,28 @@
-"""Parsing one DICOM object and reading its elements, with the tag named in every complaint."""
+"""Parsing one DICOM object with pydicom and reading its elements, with the tag named in every complaint."""
 
 from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 from volseg.errors import InputError
 from volseg.io.dicom.archive import Member
 
-KEYWORDS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "Modality",
-    "SeriesDescription",
-    "Manufacturer",
-    "ImageType",
-    "Units",
-    "GantryDetectorTilt",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-)
-"""What is read of a header; the patient's name and all else is left alone."""
-
-
 NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes whose pixels lie in the file as they are: implicit, explicit and big-endian VR (PS3.5 annex A); deflated files are packed as a whole."""
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Transfer syntax whose whole data set is packed with deflate (PS3.5 A.5)."""
 
 
 class TagError(Exception):
     """An element is missing, malformed or unusable; the message lacks the file, which the caller knows."""
 
 
-def open_dataset(member: Member, *, pixels: bool, keywords: Sequence[str] = KEYWORDS) -> Any:
+def open_dataset(member: Member, *, pixels: bool, keywords: Sequence[str] = ()) -> Any:
     """Parse a member as DICOM.
 
     Parameters
@@ -75,13 +47,25 @@ def open_dataset(member: Member, *, pixels: bool, keywords: Sequence[str] = KEYW
     import pydicom
 
     with member.open() as stream:
-        bare = _is_bare_dataset(stream)
+        start = stream.read(1024)
+        bare = is_bare_dataset(start)
         if bare is None:
             return None
+        # The file meta information, which names the syntax, comes first (PS3.10 7.1).
+        if DEFLATED.encode() in start:
+            from volseg.io.dicom.deflate import check_inflation
+
+            check_inflation(stream, start, member)
+        stream.seek(0)
         try:
             dataset = pydicom.dcmread(stream, force=bare, stop_before_pixels=not pixels, specific_tags=None if pixels else ["SOPClassUID", *keywords])
         except parse_errors() as error:
             raise damaged(member, error) from error
+        except OSError as error:
+            # pydicom says so too when an item of a sequence is cut off, without the system's number.
+            if error.errno is None:
+                raise damaged(member, error) from error
+            raise
     if bare and "SOPClassUID" not in dataset:
         return None
     _name_encoding(dataset)
@@ -92,7 +76,7 @@ def parse_errors() -> tuple[type[Exception], ...]:
     """What pydicom and its decoders raise on damaged bytes; many elements are only converted, and fail, when they are first looked at."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    values = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, MemoryError, struct.error)
+    values = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, MemoryError, struct.error, zlib.error)
     return (*values, BytesLengthException, InvalidDicomError)
 
 
@@ -103,10 +87,8 @@ def damaged(member: Member, error: Exception) -> InputError:
     return InputError(f"{member}: damaged DICOM ({reason[:160]}{'...' if len(reason) > 160 else ''}); copy it again from its source")
 
 
-def _is_bare_dataset(stream: IO[bytes]) -> bool | None:
-    """Tell a Part 10 file (False) from a raw data set (True) and from anything else (None); the stream is rewound."""
-    start = stream.read(132)
-    stream.seek(0)
+def is_bare_dataset(start: bytes) -> bool | None:
+    """Tell from its first 132 bytes or more a Part 10 file (False) from a raw data set (True) and from anything else (None)."""
     if start[128:132] == b"DICM":
         return False
     # A data set without preamble starts, little endian, with an element of group 0002 or 0008 and a short value.

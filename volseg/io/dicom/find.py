@@ -10,7 +10,7 @@ from pathlib import Path
 
 from volseg.errors import InputError
 from volseg.io.dicom.archive import Member, is_zip, list_members
-from volseg.io.dicom.header import SliceHeader, read_header
+from volseg.io.dicom.header import SliceHeader, read_headers
 from volseg.io.dicom.pixels import Progress
 from volseg.io.dicom.series import Series, group_series
 
@@ -26,6 +26,8 @@ class Found:
     ----------
     series : tuple of Series
         Candidate volumes and objects, ordered by SeriesInstanceUID; at least one.
+    headers : tuple of SliceHeader
+        All that was read, copies that no series holds among them.
     files : int
         Files looked at.
     strangers : tuple of Member
@@ -37,6 +39,7 @@ class Found:
     """
 
     series: tuple[Series, ...]
+    headers: tuple[SliceHeader, ...]
     files: int
     strangers: tuple[Member, ...] = ()
     damaged: tuple[str, ...] = ()
@@ -76,13 +79,13 @@ def find(path: Path, progress: Progress | None = None) -> Found:
         series = [c for c in series if any(s.member.path == path for s in c.slices)] or series
         if len(series[0].slices) > 1:
             notes.append(f"{path.name} is one slice; its whole series of {len(series[0].slices)} slices in the same folder was read")
-    return Found(tuple(series), len(members), tuple(strangers), tuple(damaged), tuple(notes))
+    return Found(tuple(series), tuple(headers), len(members), tuple(strangers), tuple(damaged), tuple(notes))
 
 
 def _siblings(member: Member) -> list[Member]:
     """The file and, where it is a slice, the files beside it."""
-    header = read_header(member)
-    if header is None or header.error is not None:
+    headers = read_headers(member)
+    if not headers or headers[0].error is not None or headers[0].frame is not None:
         return [member]
     return [member, *(Member(p, None, p.stat().st_size) for p in sorted(member.path.parent.iterdir()) if p.is_file() and p != member.path)]
 
@@ -95,19 +98,19 @@ def _read_headers(members: list[Member], progress: Progress | None) -> tuple[lis
     for done, (member, outcome) in enumerate(zip(members, _attempts(members), strict=True), 1):
         if isinstance(outcome, InputError):
             damaged.append(str(outcome))
-        elif outcome is None:
-            strangers.append(member)
+        elif outcome:
+            headers.extend(outcome)
         else:
-            headers.append(outcome)
+            strangers.append(member)
         if progress is not None:
             progress(done, len(members))
     return headers, strangers, damaged
 
 
-def _attempts(members: list[Member]) -> Iterator[SliceHeader | InputError | None]:
-    def attempt(member: Member) -> SliceHeader | InputError | None:
+def _attempts(members: list[Member]) -> Iterator[list[SliceHeader] | InputError]:
+    def attempt(member: Member) -> list[SliceHeader] | InputError:
         try:
-            return read_header(member)
+            return read_headers(member)
         except InputError as error:
             return error
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from volseg.errors import GeometryError, InputError, VolsegError
 from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import NATIVE_SYNTAXES, TagError, damaged, integer_of, numbers_of, open_dataset, parse_errors, printable, text_of
-from volseg.io.dicom.geometry import check_cosines
+from volseg.io.dicom.dataset import NATIVE_SYNTAXES, TagError
+from volseg.io.dicom.elements import Elements, class_name, read_elements
+from volseg.io.dicom.facts import check_pixels, pixel_facts, plane_facts, rescale_facts
+from volseg.io.dicom.frames import frame_facts
+from volseg.io.dicom.traits import traits_of
 
 NOT_SCANS = ("Segmentation Storage", "Surface Segmentation Storage", "Label Map", "RT Dose Storage", "Parametric Map Storage", "Raw Data Storage")
 """Starts of SOP class names whose objects may hold pixels but are no slices of a scan (PS3.6 table A-1)."""
 
-PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
-"""Photometric interpretations whose values are a measured quantity (PS3.3 C.7.6.3.1.2); the others are colours."""
+SECONDARY_CAPTURE = "Secondary Capture Image Storage"
+"""End of the SOP class names of pictures of a screen or a scanned film (PS3.6 table A-1); reports pasted into a series are such."""
+_TEXTS = {
+    "study": "StudyInstanceUID",
+    "frame": "FrameOfReferenceUID",
+    "modality": "Modality",
+    "description": "SeriesDescription",
+    "manufacturer": "Manufacturer",
+    "units": "Units",
+    "tilt": "GantryDetectorTilt",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,10 @@ class SliceHeader:
         Stored values times slope plus intercept are the volume's values; 1 and 0 where absent.
     is_object : bool
         Not an image at all (RTSTRUCT, SR, PDF, SEG, ...).
+    traits : dict of str to str
+        What may tell one of several stacks at the same positions from another, as :func:`~volseg.io.dicom.traits.traits_of` says.
+    pixel_offset : int or None
+        Byte of the member at which this slice's stored values start, ``frame_bytes`` long, in the byte order of the transfer syntax; None where they are compressed or deflated.
     frame : int or None
         Which frame (from 0) of a multi-frame object this is; None for a single-frame object.
     error : VolsegError or None
@@ -75,6 +91,8 @@ class SliceHeader:
     slope: float = 1.0
     intercept: float = 0.0
     is_object: bool = False
+    traits: dict[str, str] = field(default_factory=dict)
+    pixel_offset: int | None = None
     frame: int | None = None
     error: VolsegError | None = None
 
@@ -84,142 +102,81 @@ class SliceHeader:
         return "LOCALIZER" in self.image_type or "SCOUT" in self.image_type
 
     @property
+    def is_derived(self) -> bool:
+        """Computed from other images (ImageType value 1, PS3.3 C.7.6.1.1.2), or a secondary capture."""
+        return self.image_type[0] == "DERIVED" or self.sop_class.endswith(SECONDARY_CAPTURE)
+
+    @property
     def frame_bytes(self) -> int:
         """Size of the unpacked pixels in bytes."""
         return self.rows * self.columns * self.bits_allocated // 8
 
 
-def read_header(member: Member) -> SliceHeader | None:
+def read_headers(member: Member) -> list[SliceHeader]:
     """Read one object's header.
 
     Returns
     -------
-    SliceHeader or None
-        None for what is not DICOM, and for a DICOMDIR (an index that holds no data of its own).
+    list of SliceHeader
+        A single one for a classic image or an object that is no scan; one a frame, in the order of the frames, for a multi-frame object whose frames are placed in space.
+        Empty for what is not DICOM, and for a DICOMDIR (an index that holds no data of its own).
 
     Raises
     ------
     InputError
         If the file begins as DICOM and cannot be parsed.
     """
-    dataset = open_dataset(member, pixels=False)
-    if dataset is None:
-        return None
     try:
-        return _interpret(dataset, member)
-    except parse_errors() as error:
-        raise damaged(member, error) from error
+        elements = read_elements(member)
+        return [] if elements is None else _interpret(elements, member)
+    except TagError as error:
+        msg = f"{member}: {error}"
+        raise InputError(msg) from error
 
 
-def _interpret(dataset: Any, member: Member) -> SliceHeader | None:
-    known = _identity(dataset, member)
+def _interpret(elements: Elements, member: Member) -> list[SliceHeader]:
+    known = _identity(elements, member)
     if known["sop_class"] == "Media Storage Directory Storage":
-        return None
-    if "Rows" not in dataset and (known["sop_class"].endswith("Image Storage") or not known["sop_class"]):
+        return []
+    if "Rows" not in elements and (known["sop_class"].endswith("Image Storage") or not known["sop_class"]):
         msg = f"{member}: damaged DICOM (its header ends before Rows (0028,0010)); copy it again from its source"
         if not known["uid"]:
             raise InputError(msg)
-        return SliceHeader(**known, error=InputError(msg))
-    if "Rows" not in dataset or known["sop_class"].startswith(NOT_SCANS):
+        return [SliceHeader(**known, error=InputError(msg))]
+    if "Rows" not in elements or known["sop_class"].startswith(NOT_SCANS):
         msg = f"{member}: is no scan but an object of class {known['sop_class']}; give the CT or MR images it belongs to"
-        return SliceHeader(**known, is_object=True, error=InputError(msg))
+        return [SliceHeader(**known, is_object=True, error=InputError(msg))]
     try:
-        known.update(_pixel_facts(dataset))
-        _check_pixels(dataset, member, known)
-        return SliceHeader(**known, **_plane_facts(dataset), **_rescale_facts(dataset))
+        known.update(pixel_facts(elements))
+        multi_frame = "PerFrameFunctionalGroupsSequence" in elements or "SharedFunctionalGroupsSequence" in elements
+        frames = check_pixels(elements, known, member.size, multi_frame=multi_frame)
+        if multi_frame:
+            return _frames(elements, known, frames)
+        return [SliceHeader(**known, **plane_facts(elements), **rescale_facts(elements), traits=traits_of(elements), pixel_offset=_pixels_at(elements))]
     except TagError as reason:
-        return SliceHeader(**known, error=InputError(f"{member}: {reason}"))
+        return [SliceHeader(**known, error=InputError(f"{member}: {reason}"))]
     except GeometryError as error:
-        return SliceHeader(**known, error=GeometryError(f"{member}: {error}"))
+        return [SliceHeader(**known, error=GeometryError(f"{member}: {error}"))]
 
 
-def _identity(dataset: Any, member: Member) -> dict[str, Any]:
-    meta = getattr(dataset, "file_meta", {})
-    sop_class = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
-    texts = {
-        "study": "StudyInstanceUID",
-        "frame": "FrameOfReferenceUID",
-        "modality": "Modality",
-        "description": "SeriesDescription",
-        "manufacturer": "Manufacturer",
-        "units": "Units",
-        "tilt": "GantryDetectorTilt",
-    }
+def _frames(elements: Elements, known: dict[str, Any], frames: int) -> list[SliceHeader]:
+    size = known["rows"] * known["columns"] * known["bits_allocated"] // 8
+    start = _pixels_at(elements)
+    facts = frame_facts(elements, frames)
+    return [SliceHeader(**{**known, **facts[n]}, frame=n, pixel_offset=None if start is None else start + n * size) for n in range(frames)]
+
+
+def _pixels_at(elements: Elements) -> int | None:
+    return elements.pixels[0] if elements.pixels is not None and elements.syntax in NATIVE_SYNTAXES else None
+
+
+def _identity(elements: Elements, member: Member) -> dict[str, Any]:
     return {
         "member": member,
-        "uid": text_of(dataset, "SeriesInstanceUID"),
-        "sop_uid": text_of(dataset, "SOPInstanceUID"),
-        "sop_class": printable(str(getattr(sop_class, "name", ""))),
-        "transfer_syntax": printable(str(meta.get("TransferSyntaxUID", ""))),
-        "text": {key: text_of(dataset, keyword) for key, keyword in texts.items()},
-        "image_type": tuple(text_of(dataset, "ImageType").upper().split("\\")),
+        "uid": elements.text("SeriesInstanceUID"),
+        "sop_uid": elements.text("SOPInstanceUID"),
+        "sop_class": class_name(elements.text("SOPClassUID") or elements.stored_class),
+        "transfer_syntax": elements.syntax,
+        "text": {key: elements.text(keyword) for key, keyword in _TEXTS.items()},
+        "image_type": tuple(elements.text("ImageType").upper().split("\\")),
     }
-
-
-def _pixel_facts(dataset: Any) -> dict[str, Any]:
-    allocated = integer_of(dataset, "BitsAllocated", 0)
-    return {
-        "rows": integer_of(dataset, "Rows", 0),
-        "columns": integer_of(dataset, "Columns", 0),
-        "bits_allocated": allocated,
-        "bits_stored": integer_of(dataset, "BitsStored", allocated),
-        "signed": integer_of(dataset, "PixelRepresentation", 0) == 1,
-        "photometric": text_of(dataset, "PhotometricInterpretation"),
-    }
-
-
-def _check_pixels(dataset: Any, member: Member, known: dict[str, Any]) -> None:
-    frames = integer_of(dataset, "NumberOfFrames", 1)
-    if frames != 1 or "Enhanced" in known["sop_class"]:
-        msg = f"is a multi-frame object ({known['sop_class']}, {frames} frames), which this version cannot read; convert it first, e.g. with dcm2niix"
-        raise TagError(msg)
-    samples = integer_of(dataset, "SamplesPerPixel", 1)
-    if samples != 1 or known["photometric"] not in PHOTOMETRIC:
-        msg = f"is a colour image ({samples} samples per pixel, {known['photometric'] or 'no PhotometricInterpretation'}), not measured values; give the original series"
-        raise TagError(msg)
-    if "MOSAIC" in known["image_type"]:
-        msg = "is a Siemens mosaic (all slices tiled in one image), which this version cannot read; convert it first, e.g. with dcm2niix"
-        raise TagError(msg)
-    allocated, stored = known["bits_allocated"], known["bits_stored"]
-    if known["rows"] < 1 or known["columns"] < 1 or allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
-        msg = f"has {known['rows']} rows, {known['columns']} columns, {stored} of {allocated} bits; a slice has at least one pixel of 8, 16 or 32 bits; repair the header"
-        raise TagError(msg)
-    high = integer_of(dataset, "HighBit", stored - 1)
-    if high != stored - 1:
-        msg = f"keeps its values in bits {high - stored + 1} to {high} (HighBit (0028,0102)), which DICOM forbids since 2014; convert it, e.g. with dcmtk's dcmconv"
-        raise TagError(msg)
-    if "ModalityLUTSequence" in dataset:
-        msg = "maps its values through a Modality LUT Sequence (0028,3000), which this version cannot apply; export it with rescale slope and intercept"
-        raise TagError(msg)
-    _check_length(member, known)
-
-
-def _check_length(member: Member, known: dict[str, Any]) -> None:
-    needed = known["rows"] * known["columns"] * known["bits_allocated"] // 8
-    if known["transfer_syntax"] in NATIVE_SYNTAXES and member.size < needed:
-        msg = f"truncated: the file has {member.size} bytes, its {known['rows']}x{known['columns']} pixels of {known['bits_allocated']} bits alone need {needed}; copy it again"
-        raise TagError(msg)
-
-
-def _plane_facts(dataset: Any) -> dict[str, Any]:
-    position = numbers_of(dataset, "ImagePositionPatient", 3)
-    orientation = numbers_of(dataset, "ImageOrientationPatient", 6)
-    spacing = numbers_of(dataset, "PixelSpacing", 2)
-    if min(spacing) <= 0:
-        msg = f"PixelSpacing (0028,0030) is {list(spacing)} mm; both must be positive; repair the header"
-        raise GeometryError(msg)
-    wrong = check_cosines(orientation)
-    if wrong:
-        msg = f"{wrong}; repair the header"
-        raise GeometryError(msg)
-    return {"position": position, "orientation": orientation, "spacing": spacing}
-
-
-def _rescale_facts(dataset: Any) -> dict[str, Any]:
-    slope = numbers_of(dataset, "RescaleSlope", 1)[0] if dataset.get("RescaleSlope") not in (None, "") else 1.0
-    intercept = numbers_of(dataset, "RescaleIntercept", 1)[0] if dataset.get("RescaleIntercept") not in (None, "") else 0.0
-    if slope == 0:
-        msg = "RescaleSlope (0028,1053) is 0, which makes every value the same; repair the header"
-        raise TagError(msg)
-    padding = integer_of(dataset, "PixelPaddingValue", 0) if dataset.get("PixelPaddingValue") not in (None, "") else None
-    return {"slope": slope, "intercept": intercept, "padding": padding}

@@ -34,6 +34,8 @@ class Series:
         Why this cannot be a volume.
     mixed : VolsegError or None
         Why it is not chosen unless asked for by its key: its UID holds several stacks.
+    mendable : bool
+        ``error`` is a tilt, uneven spacing or small gap that ``fix_geometry`` can resample away; the slices are sorted.
     warnings : tuple of str
         What a user should know, one line each.
     """
@@ -44,6 +46,7 @@ class Series:
     grid: Grid | None = field(default=None, repr=False)
     error: VolsegError | None = None
     mixed: VolsegError | None = None
+    mendable: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -133,7 +136,7 @@ def _drop_copies(slices: list[SliceHeader]) -> tuple[list[SliceHeader], tuple[st
     kept: dict[object, SliceHeader] = {}
     for s in sorted(slices, key=lambda s: -s.member.size):
         # Some anonymisers give every slice one SOPInstanceUID; only those at the same place are copies.
-        same = (s.sop_uid, s.position, s.orientation, s.rows, s.columns, s.slope, s.intercept) if s.sop_uid else (str(s.member),)
+        same: object = (s.sop_uid, s.frame, *s.traits.items(), s.position, s.orientation, s.rows, s.columns, s.slope, s.intercept) if s.sop_uid else (str(s.member),)
         kept.setdefault(same, s)
     dropped = len(slices) - len(kept)
     if not dropped:
@@ -197,8 +200,8 @@ def _build(series: Series) -> Series:
     first = slices[0]
     if stack.findings:
         tilt = f" (GantryDetectorTilt (0018,1120) says {first.text['tilt']})" if stack.findings[0].startswith("gantry tilt") and first.text["tilt"] else ""
-        msg = f"{first.member}: {'; '.join(stack.findings)}{tilt}; {len(slices)} slices; {_remedy(stack.findings[0])}"
-        return replace(series, slices=slices, error=GeometryError(msg))
+        msg = f"{first.member}: {'; '.join(stack.findings)}{tilt}; {len(slices)} slices; {stack.obstacle or _remedy(stack.findings[0])}"
+        return replace(series, slices=slices, error=GeometryError(msg), mendable=stack.obstacle is None)
     affine = lps_affine(first.orientation, first.spacing, np.array(first.position), stack.step)
     notes = list(series.warnings)
     if any(s.photometric == "MONOCHROME1" for s in slices):
@@ -208,12 +211,12 @@ def _build(series: Series) -> Series:
 
 def _remedy(finding: str) -> str:
     if finding.startswith("gantry tilt"):
-        return "correct it first, e.g. with dcm2niix, or ask for the untilted reconstruction"
-    if finding.startswith("gap"):
-        return "fetch the missing slices from the archive"
-    if finding.startswith("duplicate"):
-        return "they are not one volume"
-    return "give an evenly spaced reconstruction"
+        better = "ask for the untilted reconstruction"
+    elif finding.startswith("gap"):
+        better = "fetch the missing slices from the archive"
+    else:
+        better = "give an evenly spaced reconstruction"
+    return f"{better}, or resample it to an orthogonal, even grid with --fix-geometry"
 
 
 def choose_series(where: str, candidates: list[Series], wanted: str | None) -> Series:

@@ -11,8 +11,9 @@ from volseg.errors import GeometryError, OutputError
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
 from volseg.report import write_preview
-from volseg.report.planes import PLANES, choose_slice, grey_range
+from volseg.report.planes import PLANES, choose_slice
 from volseg.report.preview import PALETTE
+from volseg.report.window import Window, choose_window
 
 SHAPE = (40, 36, 20)
 SPACING = (1.0, 1.0, 3.0)
@@ -121,15 +122,51 @@ def test_of_equal_slices_the_middle_one_is_taken() -> None:
     assert choose_slice(label, 2) == 9
 
 
-def test_grey_ranges() -> None:
+def ends(window: Window) -> tuple[float, float, bool]:
+    return window.low, window.high, window.inverted
+
+
+def test_windows() -> None:
     ct = np.linspace(-1000, 2000, 8000).reshape(20, 20, 20)
     level, width = 40, 400
-    assert grey_range(ct, "CT") == grey_range(ct, None) == (level - width / 2, level + width / 2)
-    low, high = grey_range(np.linspace(0, 1000, 8000).reshape(20, 20, 20), "MR")
-    assert (low, high) == (pytest.approx(10, abs=1), pytest.approx(990, abs=1))
-    assert grey_range(np.full((4, 4, 4), np.nan), "MR") == (0, 1)
-    low, high = grey_range(np.zeros((4, 4, 4)), None)
-    assert high > low
+    soft = (level - width / 2, level + width / 2, False)
+    assert ends(choose_window(ct, "CT")) == ends(choose_window(ct, None)) == soft
+    ramp = np.linspace(0, 1000, 8000).reshape(20, 20, 20)
+    assert ends(choose_window(ramp, "MR")) == (pytest.approx(10, abs=1), pytest.approx(990, abs=1), False)
+    assert ends(choose_window(np.full((4, 4, 4), np.nan), "MR"))[:2] == (0, 1)
+    for modality in (None, "MR", "PT"):
+        window = choose_window(np.zeros((4, 4, 4)), modality)
+        assert window.high > window.low
+
+
+def test_a_segmentation_in_the_lung_is_shown_in_the_lung_window() -> None:
+    level, width = -600, 1500
+    ct = np.full((20, 20, 20), 50, np.int16)
+    ct[:10] = -850
+    lung, muscle, mostly_lung = (np.zeros(ct.shape, np.uint8) for _ in range(3))
+    lung[2:8, 5:9, 5:9], muscle[12:18, 5:9, 5:9], mostly_lung[6:13, 5:9, 5:9] = 1, 1, 2
+    assert ends(choose_window(ct, "CT", label=lung)) == ends(choose_window(ct, "CT", label=mostly_lung)) == (level - width / 2, level + width / 2, False)
+    assert ends(choose_window(ct, "CT", label=muscle)) == ends(choose_window(ct, "CT", label=muscle * 0)) == (-160, 240, False)
+
+
+def test_pet_is_dark_where_it_is_avid() -> None:
+    quiet = np.linspace(0, 2, 8000).reshape(20, 20, 20)
+    assert ends(choose_window(quiet, "PT", units="SUVbw")) == (0, 5, True)
+    assert ends(choose_window(quiet * 10, "PT", units="SUVbw")) == (0, pytest.approx(19.8, abs=0.1), True)
+    assert ends(choose_window(quiet * 10_000, "PT", units="BQML")) == (0, pytest.approx(19_800, rel=0.01), True)
+    assert choose_window(quiet, "PT", units="SUVbw").to_grey(np.array([-1, 0, 2.5, 5, 9, np.nan])).tolist() == [255, 255, 128, 0, 0, 255]
+    assert Window(-160, 240).to_grey(np.array([-1000, -160, 40, 240, 3000])).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_the_preview_of_pet_is_inverted(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    hot = Volume(random.uniform(3, 5, SHAPE).astype(np.float32), scan().grid, Source(Path("pet"), "dicom", "pet", modality="PT", details={"units": "SUVbw"}))
+    cold = Volume(random.uniform(0, 0.5, SHAPE).astype(np.float32), hot.grid, hot.source)
+    empty = np.zeros(SHAPE, np.uint8)
+    dark, bright = (pixels(write_preview(volume, empty, tmp_path / "p.png", label_names={})) for volume in (hot, cold))
+    rows, columns = panels(bright)[0]
+    assert bright[rows, columns].mean() > 0.9
+    assert dark[rows, columns].mean() < 0.25
 
 
 def test_names_with_formula_characters_and_synthetic_scans_are_drawn(tmp_path: Path) -> None:

@@ -14,15 +14,6 @@ from volseg.geometry import Grid
 
 AnyArray = npt.NDArray[np.generic]
 
-CT_WINDOW = (-160.0, 240.0)
-"""Soft-tissue window of CT (HU): level 40, width 400, the usual preset of viewers and PACS workstations."""
-
-PERCENTILES = (1.0, 99.0)
-"""Grey range of images without a unit (MR) or with a few very bright voxels (PET): these percentiles of what is above the minimum."""
-
-SAMPLED_VOXELS = 1_000_000
-"""Percentiles are taken from about so many voxels, evenly spread; more change nothing that can be seen."""
-
 
 @dataclass(frozen=True)
 class Plane:
@@ -74,25 +65,3 @@ def choose_slice(label: AnyArray, axis: int) -> int:
         return int((label.shape[axis] - 1) // 2)
     best = np.flatnonzero(area == area.max())
     return int(best[(len(best) - 1) // 2])
-
-
-def grey_range(array: AnyArray, modality: str | None) -> tuple[float, float]:
-    """Values shown as black and white: the soft-tissue window for CT, percentiles for anything else.
-
-    Parameters
-    ----------
-    array : ndarray
-        Image values (HU for CT).
-    modality : str or None
-        DICOM modality; without one, an image that reaches below -500 is taken for CT in HU, because air is -1000 there and neither MR nor PET is so negative.
-    """
-    step = max(1, round((array.size / SAMPLED_VOXELS) ** (1 / 3)))
-    sample = array[::step, ::step, ::step].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        return 0.0, 1.0
-    if modality == "CT" or (modality is None and sample.min() < -500):
-        return CT_WINDOW
-    above = sample[sample > sample.min()]
-    low, high = np.percentile(above if above.size else sample, PERCENTILES)
-    return float(low), float(max(high, low + 1e-6))

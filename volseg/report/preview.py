@@ -16,7 +16,8 @@ from volseg.evaluation.overlap import count_labels
 from volseg.geometry import Grid, reorient
 from volseg.io import Volume
 from volseg.io.text import write_bytes
-from volseg.report.planes import PLANES, AnyArray, Plane, choose_slice, grey_range
+from volseg.report.planes import PLANES, AnyArray, Plane, choose_slice
+from volseg.report.window import Window, window_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ class _Scene:
     label: Labels
     reference: Labels | None
     grid: Grid
-    grey: tuple[float, float]
+    window: Window
     volumes_ml: dict[int, float]
 
 
@@ -68,7 +69,7 @@ def write_preview(volume: Volume, label: Labels, path: Path, *, label_names: Map
     Parameters
     ----------
     volume : Volume
-        The scan; CT is shown in a soft-tissue window (HU), anything else between percentiles.
+        The scan; :func:`~volseg.report.window.choose_window` says how its values are shown.
     label : ndarray of bool or integers, axes (i, j, k) of ``volume.grid``
         The segmentation; 0 is background.
     path : Path
@@ -118,11 +119,10 @@ def _make_scene(volume: Volume, label: Labels, reference: Labels | None) -> _Sce
             msg = f"{volume.source.path}: the {name} of shape {array.shape} does not fit the scan of {volume.grid.shape} voxels; give one on the scan's grid"
             raise GeometryError(msg)
     image, grid = reorient(volume.array, volume.grid, "RAS")
-    modality = volume.source.modality
     counts = count_labels(label)
     volumes = {int(value): float(counts[value]) * grid.voxel_volume_ml for value in np.flatnonzero(counts) if value != 0}
     turned = None if reference is None else reorient(reference, volume.grid, "RAS")[0]
-    return _Scene(image, reorient(label, volume.grid, "RAS")[0], turned, grid, grey_range(image, modality), volumes)
+    return _Scene(image, reorient(label, volume.grid, "RAS")[0], turned, grid, window_of(volume, label), volumes)
 
 
 def _lay_out(scene: _Scene) -> tuple[Figure, list[Axes]]:
@@ -151,8 +151,9 @@ def _draw_plane(ax: Axes, plane: Plane, scene: _Scene, index: int) -> None:
 
     width, height = plane.size_mm(scene.grid)
     extent = (0.0, width, height, 0.0)
-    low, high = scene.grey
-    ax.imshow(plane.picture(scene.image, index).astype(np.float32), cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear", aspect="auto")
+    window = scene.window
+    grey = "gray_r" if window.inverted else "gray"
+    ax.imshow(plane.picture(scene.image, index).astype(np.float32), cmap=grey, vmin=window.low, vmax=window.high, extent=extent, interpolation="bilinear", aspect="auto")
     labels = plane.picture(scene.label, index)
     fill = np.zeros((*labels.shape, 4), dtype=np.float32)
     for label in np.unique(labels[labels != 0]).tolist():
@@ -163,7 +164,7 @@ def _draw_plane(ax: Axes, plane: Plane, scene: _Scene, index: int) -> None:
     if scene.reference is not None:
         reference = plane.picture(scene.reference, index)
         for label in np.unique(reference[reference != 0]):
-            _draw_contour(ax, reference == label, (width, height), colors=["white"], linewidths=1.2, linestyles="dashed")
+            _draw_contour(ax, reference == label, (width, height), colors=["black" if window.inverted else "white"], linewidths=1.2, linestyles="dashed")
     ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     ax.set_title(f"{plane.name} {index + 1}/{scene.grid.shape[plane.axis]}", color=TEXT, fontsize=9, pad=4)
     for spine in ax.spines.values():

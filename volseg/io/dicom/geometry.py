@@ -32,6 +32,9 @@ DUPLICATE_MM = 1e-3
 TILT_TOLERANCE_DEGREES = float(np.degrees(1e-3))
 """Stacking direction and normal may differ by 0.057 degrees (highdicom's perpendicular_tol=1e-3); real gantry tilts start at 0.5 degrees."""
 
+MAX_MISSING = 2
+"""Slices that may be missing in one place for the rest to be interpolated across it: beyond that, what lies between is invented, not measured."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -45,11 +48,14 @@ class Stack:
         Mean vector from one slice to the next, LPS+ mm: (last - first) / (n - 1).
     findings : tuple of str
         Why the slices are no regular grid, the most telling first; empty when they are.
+    obstacle : str or None
+        Why resampling (:mod:`volseg.io.dicom.repair`) cannot make them one, where there are findings.
     """
 
     order: npt.NDArray[np.intp]
     step: FloatArray
     findings: tuple[str, ...]
+    obstacle: str | None = None
 
 
 def normal_of(cosines: tuple[float, ...]) -> FloatArray:
@@ -130,9 +136,10 @@ def stack_slices(positions: FloatArray, normal: FloatArray) -> Stack:
     step = (sorted_positions[-1] - sorted_positions[0]) / (len(positions) - 1)
     duplicates = _duplicates(sorted_positions, along)
     if duplicates:
-        return Stack(order, step, (duplicates,))
-    findings = (_tilt(step, normal, len(positions)), _spacing(along), _sideways(sorted_positions, along))
-    return Stack(order, step, tuple(f for f in findings if f))
+        return Stack(order, step, (duplicates,), "they are not one volume")
+    found = (_tilt(step, normal, len(positions)), _spacing(along), _sideways(sorted_positions, along))
+    findings = tuple(f for f in found if f)
+    return Stack(order, step, findings, _obstacle(sorted_positions, along) if findings else None)
 
 
 def tolerance_mm(spacing: float) -> float:
@@ -152,9 +159,15 @@ def _duplicates(positions: FloatArray, along: FloatArray) -> str | None:
     )
 
 
+def tilt_degrees(step: FloatArray, normal: FloatArray) -> float:
+    """Angle (degrees) between the vector from one slice to the next and the unit normal of the slices; 0 for an upright gantry."""
+    sideways = float(np.linalg.norm(step - (step @ normal) * normal))
+    return float(np.degrees(np.arctan2(sideways, step @ normal)))
+
+
 def _tilt(step: FloatArray, normal: FloatArray, count: int) -> str | None:
     sideways = float(np.linalg.norm(step - (step @ normal) * normal))
-    angle = float(np.degrees(np.arctan2(sideways, step @ normal)))
+    angle = tilt_degrees(step, normal)
     # In a short stack the rounding of the positions alone can turn the stacking direction.
     if angle <= TILT_TOLERANCE_DEGREES or sideways * (count - 1) <= 2 * POSITION_TOLERANCE_MM:
         return None
@@ -188,11 +201,37 @@ def _commonest(steps: FloatArray, tolerance: float) -> float:
     return -max(votes)[1]
 
 
-def _sideways(positions: FloatArray, along: FloatArray) -> str | None:
+def _prevailing(steps: FloatArray) -> float:
+    """The largest step that is usual: made by a third of the slices, and at least three times, so that a change of spacing half way is no gap; else the commonest."""
+    votes = [(float(s), int((np.abs(steps - s) <= tolerance_mm(float(s))).sum())) for s in steps]
+    usual = [step for step, count in votes if count >= max(3, len(steps) / 3)]
+    return max(usual) if usual else _commonest(steps, tolerance_mm(float(np.median(steps))))
+
+
+def _obstacle(positions: FloatArray, along: FloatArray) -> str | None:
+    steps = np.diff(along)
+    usual = _prevailing(steps)
+    worst = int(steps.argmax())
+    missing = round(float(steps[worst]) / usual) - 1
+    if missing > MAX_MISSING:
+        where = f"between {along[worst]:.2f} and {along[worst + 1]:.2f} mm along the normal"
+        return f"{missing} slices are missing {where}, more than the {MAX_MISSING} that --fix-geometry bridges; fetch them from the archive"
+    off = float(_beside_line(positions).max())
+    if off > usual:
+        return f"a slice {off:.1f} mm beside the others, more than their spacing of {usual:.3f} mm, belongs to another scan; --fix-geometry cannot mend that"
+    return None
+
+
+def _beside_line(positions: FloatArray) -> FloatArray:
+    """Distance (mm) of each sorted position from the line through the first and the last."""
     line = positions[-1] - positions[0]
     axis = line / np.linalg.norm(line)
     offset = positions - positions[0]
-    off = np.linalg.norm(offset - np.outer(offset @ axis, axis), axis=1)
+    return np.asarray(np.linalg.norm(offset - np.outer(offset @ axis, axis), axis=1), dtype=np.float64)
+
+
+def _sideways(positions: FloatArray, along: FloatArray) -> str | None:
+    off = _beside_line(positions)
     worst = int(off.argmax())
     limit = tolerance_mm(float(np.median(np.diff(along))))
     if off[worst] <= limit:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from volseg.errors import GeometryError, InputError, SeriesError, VolsegError
 from volseg.geometry import Grid
-from volseg.io.dicom.geometry import lps_affine, normal_of, rotation_degrees, same_cosines, same_spacing, stack_slices
+from volseg.io.dicom.geometry import lps_affine, normal_of, same_cosines, stack_slices
 from volseg.io.dicom.header import SliceHeader
+from volseg.io.dicom.split import Part, differences, leave_out, split_series
 
 MAX_VOXELS = 2**32
 """Most voxels of one volume (8 GiB as int16): 4000 slices of 1024x1024 fit; more is a damaged header."""
@@ -36,6 +37,8 @@ class Series:
         Why it is not chosen unless asked for by its key: its UID holds several stacks.
     mendable : bool
         ``error`` is a tilt, uneven spacing or small gap that ``fix_geometry`` can resample away; the slices are sorted.
+    distinction : str
+        What tells this part of its UID from the others, e.g. ``"EchoTime 2.46 ms"``; ``""`` where the UID is one stack.
     warnings : tuple of str
         What a user should know, one line each.
     """
@@ -47,6 +50,7 @@ class Series:
     error: VolsegError | None = None
     mixed: VolsegError | None = None
     mendable: bool = False
+    distinction: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -59,6 +63,11 @@ class Series:
     def is_scan(self) -> bool:
         """Whether it holds images at all (not RTSTRUCT, SR, PDF, SEG, ...)."""
         return not self.slices[0].is_object
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether all its images were computed from others or captured from a screen."""
+        return all(s.is_derived for s in self.slices)
 
     @property
     def modality(self) -> str:
@@ -88,7 +97,8 @@ class Series:
     def __str__(self) -> str:
         what = " ".join(filter(None, (self.modality, f'"{self.description}"' if self.description else "")))
         size = f"{self.columns}x{self.rows}, {len(self.slices)} slice{'s' if len(self.slices) != 1 else ''}" if self.is_scan else self.slices[0].sop_class
-        return f"{self.key or '(no SeriesInstanceUID)'} {what}: {size}"
+        parts = (size, self.distinction, "derived" if self.is_scan and self.is_derived else "")
+        return f"{self.key or '(no SeriesInstanceUID)'} {what}: {', '.join(filter(None, parts))}"
 
 
 def group_series(headers: Iterable[SliceHeader]) -> list[Series]:
@@ -111,24 +121,26 @@ def group_series(headers: Iterable[SliceHeader]) -> list[Series]:
 
 
 def _candidates(uid: str, slices: list[SliceHeader]) -> list[Series]:
-    slices, warnings = _drop_copies(slices)
-    bad = [s for s in slices if s.error]
+    slices, copies = _drop_copies(slices)
+    kept, left = leave_out(slices)
+    warnings = (*copies, *left)
+    bad = [s for s in kept if s.error]
     if bad and bad[0].error:
         error = bad[0].error
-        if len(slices) > 1 and not bad[0].is_object:
-            error = type(error)(f"{error} ({len(bad)} of {len(slices)} images of its series are like this)")
-        return [Series(uid, uid, (bad[0], *(s for s in slices if s is not bad[0])), error=error, warnings=warnings)]
-    localisers = [s for s in slices if s.is_localiser]
-    stacks = _split(s for s in slices if not s.is_localiser)
-    if not stacks:
-        return [Series(uid, uid, tuple(localisers), error=_localiser_error(localisers))]
-    if localisers:
-        warnings = (*warnings, f"left out {len(localisers)} localiser image{'s' if len(localisers) > 1 else ''} of the series (ImageType LOCALIZER)")
-    if len(stacks) == 1:
-        return [_build(Series(uid, uid, tuple(stacks[0]), warnings=warnings))]
-    parts = [_build(Series(f"{uid}#{n}", uid, tuple(stack), warnings=warnings)) for n, stack in enumerate(stacks, 1)]
-    mixed = _mixed_error(parts)
-    return [replace(part, mixed=mixed) for part in parts]
+        if len(kept) > 1 and not bad[0].is_object:
+            error = type(error)(f"{error} ({len(bad)} of {len(kept)} images of its series are like this)")
+        return [Series(uid, uid, (bad[0], *(s for s in kept if s is not bad[0])), error=error, warnings=warnings)]
+    parts = split_series(kept)
+    if kept[0].is_localiser:
+        return [Series(uid, uid, tuple(kept), error=_localiser_error(kept, len(parts)))]
+    if all(s.is_derived for s in kept):
+        kind = "\\".join(kept[0].image_type) if any(kept[0].image_type) else kept[0].sop_class
+        warnings = (*warnings, f"all images of the series are derived from others ({kind}), not as the scanner measured them")
+    if len(parts) == 1:
+        return [_build(Series(uid, uid, parts[0].slices, warnings=warnings))]
+    series = [_build(Series(f"{uid}#{n}", uid, part.slices, distinction=part.distinction, warnings=warnings)) for n, part in enumerate(parts, 1)]
+    mixed = _mixed_error(parts, series)
+    return [replace(part, mixed=mixed) for part in series]
 
 
 def _drop_copies(slices: list[SliceHeader]) -> tuple[list[SliceHeader], tuple[str, ...]]:
@@ -136,52 +148,31 @@ def _drop_copies(slices: list[SliceHeader]) -> tuple[list[SliceHeader], tuple[st
     kept: dict[object, SliceHeader] = {}
     for s in sorted(slices, key=lambda s: -s.member.size):
         # Some anonymisers give every slice one SOPInstanceUID; only those at the same place are copies.
-        same: object = (s.sop_uid, s.frame, *s.traits.items(), s.position, s.orientation, s.rows, s.columns, s.slope, s.intercept) if s.sop_uid else (str(s.member),)
+        same: object = (s.sop_uid, s.frame, *s.traits.items(), s.position, s.orientation, s.rows, s.columns, s.slope, s.intercept) if s.sop_uid else (str(s.member), s.frame)
         kept.setdefault(same, s)
     dropped = len(slices) - len(kept)
     if not dropped:
         return slices, ()
     text = f"left out {dropped} file{'s' if dropped > 1 else ''} that repeat another's SOP Instance UID and position (the same image twice)"
-    return sorted(kept.values(), key=lambda s: str(s.member)), (text,)
+    return sorted(kept.values(), key=lambda s: (str(s.member), s.frame or 0)), (text,)
 
 
-def _split(slices: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Group by frame of reference, matrix, spacing and orientation, the largest group first."""
-    groups: list[list[SliceHeader]] = []
-    for s in slices:
-        for group in groups:
-            if not _differences(group[0], s):
-                group.append(s)
-                break
-        else:
-            groups.append([s])
-    return sorted(groups, key=len, reverse=True)
-
-
-def _differences(a: SliceHeader, b: SliceHeader) -> list[str]:
-    checks: list[tuple[bool, Callable[[], str]]] = [
-        (not same_cosines(a.orientation, b.orientation), lambda: f"orientations {rotation_degrees(a.orientation, b.orientation):.2f} degrees apart"),
-        ((a.rows, a.columns) != (b.rows, b.columns), lambda: f"{a.columns}x{a.rows} and {b.columns}x{b.rows} pixels (Rows, Columns)"),
-        (not same_spacing(a.spacing, b.spacing), lambda: f"PixelSpacing {a.spacing[0]:.6g}\\{a.spacing[1]:.6g} and {b.spacing[0]:.6g}\\{b.spacing[1]:.6g} mm"),
-        (a.text["frame"] != b.text["frame"], lambda: "different frames of reference"),
-    ]
-    return [describe() for differs, describe in checks if differs]
-
-
-def _localiser_error(slices: list[SliceHeader]) -> VolsegError:
-    orientations = len(_split(slices))
+def _localiser_error(slices: list[SliceHeader], orientations: int) -> VolsegError:
     msg = f"{slices[0].member}: is a localiser ({len(slices)} images in {orientations} orientation{'s' if orientations > 1 else ''}), not a volume; give the series it plans"
     return InputError(msg)
 
 
-def _mixed_error(parts: list[Series]) -> VolsegError:
+def _mixed_error(parts: list[Part], series: list[Series]) -> VolsegError:
     first = parts[0].slices[0]
-    differences = dict.fromkeys(text for part in parts[1:] for text in _differences(first, part.slices[0]))
-    kind = "mixed orientations" if any(not same_cosines(first.orientation, p.slices[0].orientation) for p in parts[1:]) else "mixed slices"
-    usable = [p.key for p in parts if p.error is None]
+    planes = [part.slices[0] for part in parts]
+    found = list(dict.fromkeys(text for plane in planes[1:] for text in differences(first, plane)))
+    turned = not all(same_cosines(first.orientation, plane.orientation) for plane in planes)
+    kind = "mixed orientations" if turned else ("mixed slices" if found else "several stacks")
+    usable = [s.key for s in series if s.error is None]
     remedy = f"choose one with --series {' or '.join(usable[:4])}" if usable else "none of them is a volume; split the series at its source"
-    counts = " + ".join(str(len(p.slices)) for p in parts[:6])
-    msg = f"{first.member}: {kind} in one series: {counts} slices with {'; '.join(list(differences)[:3])}; {remedy}"
+    counts = " + ".join(str(len(p.slices)) for p in parts[:6]) + (" + ..." if len(parts) > 6 else "")
+    told = found[:3] if found else [part.distinction for part in parts[:4]] + ["..."] * (len(parts) > 4)
+    msg = f"{first.member}: {kind} in one series: {counts} slices with {'; '.join(told)}; {remedy}"
     return GeometryError(msg)
 
 
@@ -245,6 +236,12 @@ def choose_series(where: str, candidates: list[Series], wanted: str | None) -> S
     usable = [c for c in candidates if c.error is None and c.mixed is None]
     if len(usable) == 1:
         return usable[0]
+    originals = [c for c in usable if not c.is_derived]
+    # A derived PET beside an original CT is another scan, not another view of it.
+    if wanted is None and len(originals) == 1 and len({(c.modality, c.slices[0].text["study"]) for c in usable}) == 1:
+        others = len(usable) - 1
+        note = f"chosen because it is original; left out {others} derived series in the same place: {'; '.join(str(c) for c in usable if c.is_derived)}"
+        return replace(originals[0], warnings=(*originals[0].warnings, note))
     if len(usable) > 1:
         msg = f"{where}: holds {len(usable)} series that can be read; choose one with --series UID: {'; '.join(map(str, usable))}"
         raise SeriesError(msg)

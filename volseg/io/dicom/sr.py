@@ -162,6 +162,10 @@ def _read_segmentation(seg: Path, volume: Volume) -> Any:
             "give the SEG file that was written for this scan"
         )
         raise InputError(msg)
+    # Decoding thousands of items that a report does not need would take most of its time.
+    for keyword in ("PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence"):
+        if keyword in dataset:
+            del dataset[keyword]
     return dataset
 
 

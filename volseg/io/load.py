@@ -10,7 +10,7 @@ from volseg.io.formats import IMAGE_SUFFIXES, format_of
 from volseg.io.volume import Volume
 
 
-def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False) -> Volume:
+def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False, fix_geometry: bool = False, suv: bool = False) -> Volume:
     """Read one scan.
 
     Parameters
@@ -22,6 +22,10 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
         SeriesInstanceUID to pick when DICOM input holds several volumes.
     fix_shear : bool
         Resample a NIfTI, NRRD or MetaImage scan whose axes are not orthogonal (cosine above 1e-3) trilinearly to an orthogonal grid, instead of refusing it.
+    fix_geometry : bool
+        The same, and also resample a DICOM series with a tilted gantry, uneven slice spacing or gaps of up to two slices to an orthogonal, even grid.
+    suv : bool
+        Turn a DICOM PET into body-weight SUV (g/ml).
 
     Returns
     -------
@@ -31,7 +35,7 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
     Raises
     ------
     InputError
-        Missing, unreadable, truncated, of an unknown format, or not one real-valued 3D volume.
+        Missing, unreadable, truncated, of an unknown format, or not one real-valued 3D volume; or SUV is asked for and the headers do not allow it.
     GeometryError
         The voxels cannot be placed in space without guessing.
     SeriesError
@@ -45,13 +49,17 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
     if kind == "dicom":
         from volseg.io.dicom import read_series
 
-        return read_series(path, series)
+        return read_series(path, series, fix_geometry=fix_geometry, suv=suv)
     if kind == "folder":
         (path,) = discover(path)
         kind = format_of(path)
     if series is not None:
         msg = f"{path}: a series ({series}) was chosen, but this is not DICOM; leave the series out"
         raise InputError(msg)
+    if suv:
+        msg = f"{path}: body-weight SUV needs the patient's weight and the injected dose from DICOM headers, which this file has not; give the DICOM series"
+        raise InputError(msg)
+    fix_shear = fix_shear or fix_geometry
     if kind == "nifti":
         from volseg.io.nifti import read_nifti
 

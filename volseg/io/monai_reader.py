@@ -30,11 +30,17 @@ class VolsegReader(ImageReader):  # type: ignore[misc]
     ----------
     series : str, optional
         SeriesInstanceUID to read where a DICOM folder holds several.
+    fix_geometry : bool
+        Resample tilted, unevenly spaced or sheared scans to an orthogonal, even grid instead of refusing them.
+    suv : bool
+        Read DICOM PET as body-weight SUV (g/ml).
     """
 
-    def __init__(self, series: str | None = None) -> None:
+    def __init__(self, series: str | None = None, fix_geometry: bool = False, suv: bool = False) -> None:
         super().__init__()
         self.series = series
+        self.fix_geometry = fix_geometry
+        self.suv = suv
 
     def verify_suffix(self, filename: Sequence[FilePath] | FilePath) -> bool:
         """Every path is accepted; what is in it is checked when it is loaded."""
@@ -70,7 +76,7 @@ class VolsegReader(ImageReader):  # type: ignore[misc]
         """
         from volseg.io import load
 
-        volumes = [load(path, series=self.series) for path in img]
+        volumes = [load(path, series=self.series, fix_geometry=self.fix_geometry, suv=self.suv) for path in img]
         first = volumes[0]
         for path, volume in zip(img, volumes, strict=True):
             for note in volume.warnings:

@@ -52,7 +52,7 @@ def settle_shear(grid: Grid, path: Path, fix_shear: bool = False) -> tuple[Grid,
         return grid, ()
     msg = (
         f"{path}: the voxel axes are sheared (cosine {shear:.4g} between two axes, {np.degrees(np.arcsin(min(shear, 1.0))):.1f} degrees off a right angle); "
-        "use volseg.load(path, fix_shear=True) to resample it to an orthogonal grid"
+        "resample it to an orthogonal grid with --fix-geometry (in Python: volseg.load(path, fix_shear=True))"
     )
     raise GeometryError(msg)
 

@@ -36,7 +36,10 @@ def frame_headers(path: Path, ds: Dataset, order: Sequence[int], **changes: obje
         "bits_stored": ds.BitsStored,
         "signed": ds.PixelRepresentation == 1,
     }
-    return [SliceHeader(**{**facts, **changes}, frame=n) for n in order]
+    size = ds.Rows * ds.Columns * ds.BitsAllocated // 8
+    # Where the values stand in the file, found by their own bytes.
+    start = path.read_bytes().find(ds.PixelData) if str(ds.file_meta.TransferSyntaxUID) in (ExplicitVRLittleEndian, ImplicitVRLittleEndian) else None
+    return [SliceHeader(**{**facts, **changes}, pixel_offset=None if start is None else start + n * size, frame=n) for n in order]
 
 
 def multi_frame(stored: np.ndarray) -> Dataset:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from volseg.errors import InputError
 from volseg.io.dicom.archive import Member
 from volseg.io.dicom.dataset import NATIVE_SYNTAXES, damaged, open_dataset, parse_errors, printable
+from volseg.io.dicom.extended import JPEG_EXTENDED, decode_extended
 from volseg.io.dicom.header import SliceHeader
 from volseg.io.dicom.native import read_native
 
@@ -20,7 +21,10 @@ Progress = Callable[[int, int], None]
 """Called with (slices done, slices in all)."""
 
 DECODER_PACKAGE = "python-gdcm"
-"""Decodes JPEG, JPEG Lossless, JPEG-LS and JPEG 2000 for pydicom (BSD licence); RLE and the uncompressed syntaxes need nothing."""
+"""Decodes JPEG, JPEG Lossless, JPEG-LS and (High-Throughput) JPEG 2000 (BSD licence); RLE and the uncompressed syntaxes need nothing."""
+
+HIGH_THROUGHPUT = {"1.2.840.10008.1.2.4.201": "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.202": "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.203": "1.2.840.10008.1.2.4.91"}
+"""JPEG 2000 syntaxes whose decoder also reads High-Throughput JPEG 2000 (ISO/IEC 15444-15): GDCM's OpenJPEG does since 2.5, pydicom does not ask it to."""
 
 MAX_THREADS = 8
 """Each thread holds one unpacked slice beside the volume, so this bounds the extra memory; reading is bound by the disk or the memory bus well before."""
@@ -155,7 +159,7 @@ def _decode(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     name = printable(f"{getattr(syntax, 'name', 'unnamed')} ({syntax})")
     try:
-        decoder = get_decoder(syntax)
+        decoder = get_decoder(HIGH_THROUGHPUT.get(syntax, syntax))
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
         msg = f"{member}: transfer syntax {name} cannot be decoded; convert it, e.g. with dcmtk's dcmconv or dcmdjpeg"
         raise InputError(msg) from error
@@ -163,6 +167,8 @@ def _decode(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
         msg = f"{member}: transfer syntax {name} needs a decoder that is not installed; run: pip install {DECODER_PACKAGE}"
         raise InputError(msg)
     try:
+        if syntax == JPEG_EXTENDED and header.bits_stored > 8:
+            return decode_extended(_encoded_frame(dataset, header), header.rows, header.columns, header.bits_stored, header.signed)
         array, _ = decoder.as_array(dataset, raw=True, index=header.frame)
     except parse_errors() as error:
         reason = printable(str(error))[:300]
@@ -171,6 +177,13 @@ def _decode(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
         raise InputError(msg) from error
     frame: npt.NDArray[Any] = array
     return frame
+
+
+def _encoded_frame(dataset: Any, header: SliceHeader) -> bytes:
+    from pydicom.encaps import get_frame
+
+    encoded: bytes = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    return encoded
 
 
 def _is_whole(slices: Sequence[SliceHeader]) -> bool:

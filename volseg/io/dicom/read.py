@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from volseg.errors import SeriesError
 from volseg.geometry import Grid
-from volseg.io.dicom.archive import is_zip
+from volseg.io.dicom.archive import is_slice_file, is_zip
 from volseg.io.dicom.find import find
 from volseg.io.dicom.pixels import Progress, decode_slices
+from volseg.io.dicom.repair import corrected, plan_correction
 from volseg.io.dicom.series import Series, choose_series
+from volseg.io.dicom.suv import SUV_UNITS, suv_scale
 from volseg.io.volume import Source, Volume
 
 
@@ -40,7 +44,7 @@ def find_series(path: str | os.PathLike[str], progress: Progress | None = None) 
     return list(find(Path(path), progress).series)
 
 
-def read_series(path: str | os.PathLike[str], series: str | None = None, *, progress: Progress | None = None) -> Volume:
+def read_series(path: str | os.PathLike[str], series: str | None = None, *, fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None) -> Volume:
     """Read the one volume below a path, or the one named by ``series``.
 
     Parameters
@@ -49,6 +53,11 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, prog
         As for :func:`find_series`.
     series : str, optional
         SeriesInstanceUID, or :attr:`Series.key` where one UID holds several stacks.
+    fix_geometry : bool
+        Resample a tilted or unevenly spaced series to an orthogonal, even grid (:mod:`~volseg.io.dicom.repair`) instead of refusing it. The volume then no longer lies on its
+        slices; ``details["geometry_correction"]`` and a warning say what was done.
+    suv : bool
+        Turn a PET into body-weight SUV in g/ml (:mod:`~volseg.io.dicom.suv`); ``details["units"]`` is then ``"SUVbw"``.
     progress : callable, optional
         Called with (slices done, slices in all) while pixels are decoded.
 
@@ -63,19 +72,20 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, prog
     SeriesError
         If no series can be read (each is listed with the reason), or several can and none was named.
     GeometryError
-        If the only series has a gap, uneven spacing, duplicate positions, a tilt or mixed slices.
+        If the only series has a gap, uneven spacing, duplicate positions, a tilt or mixed slices (with ``fix_geometry``: that cannot be mended).
     InputError
-        If there is no DICOM, or the only series is no scan, is truncated or cannot be decoded.
+        If there is no DICOM, or the only series is no scan, is truncated or cannot be decoded, or SUV is asked for and its headers do not allow it.
     """
     path = Path(path)
     found = find(path)
-    chosen = _choose(path, list(found.series), series)
-    unusable = [c for c in found.series if c.is_scan and c.problem and c.uid != chosen.uid] if series is None else []
+    candidates = [replace(c, error=None) if fix_geometry and c.mendable else c for c in found.series]
+    chosen = _choose(path, candidates, series)
+    unusable = [c for c in candidates if c.is_scan and c.problem and c.uid != chosen.uid] if series is None else []
     notes = (*found.notes, *(f"another series in the same place cannot be read: {c.problem}" for c in unusable))
-    return read_found(path, chosen, notes=notes, progress=progress)
+    return read_found(path, chosen, notes=notes, fix_geometry=fix_geometry, suv=suv, progress=progress)
 
 
-def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), progress: Progress | None = None) -> Volume:
+def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None) -> Volume:
     """Read a series that was found before, so that several of one place need only one search.
 
     Parameters
@@ -86,6 +96,8 @@ def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), progr
         From :func:`find_series`; one of several stacks of its UID is read too (``mixed`` is ignored).
     notes : tuple of str
         Warnings of the volume behind the series' own.
+    fix_geometry, suv : bool
+        As for :func:`read_series`.
     progress : callable, optional
         Called with (slices done, slices in all) while pixels are decoded.
 
@@ -99,21 +111,39 @@ def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), progr
     VolsegError
         The series' own error, or InputError where its pixels cannot be decoded.
     """
-    if series.error is not None:
+    if series.error is not None and not (fix_geometry and series.mendable):
         raise series.error
-    assert series.grid is not None
     with warnings.catch_warnings():
         # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.
         warnings.simplefilter("ignore")
+        # What the headers forbid is said before pixels are read.
+        scale = suv_scale(series) if suv else None
+        correction = None if series.grid is not None else plan_correction(series)
         array = decode_slices(series.slices, progress)
-    return Volume(array, Grid(array.shape, series.grid.affine), _source(path, series), (*series.warnings, *notes))
+    source = _source(path, series)
+    remarks = [*series.warnings, *notes]
+    if scale is not None:
+        array = np.multiply(array, np.float32(scale.factor), out=array if array.dtype == np.float32 else None, dtype=np.float32)
+        source = _with_details(source, units=SUV_UNITS, suv=scale.record)
+        remarks += scale.notes
+    if correction is None:
+        assert series.grid is not None
+        return Volume(array, Grid(array.shape, series.grid.affine), source, tuple(remarks))
+    array, fill = corrected(array, correction)
+    source = _with_details(source, geometry_correction={**correction.record, "fill": fill})
+    return Volume(array, correction.grid, source, (*remarks, correction.note))
+
+
+def _with_details(source: Source, **details: Any) -> Source:
+    """The same source with more in its details."""
+    return replace(source, details={**source.details, **details})
 
 
 def _choose(path: Path, candidates: list[Series], series: str | None) -> Series:
     if series is not None and not any(series in (c.key, c.uid) for c in candidates):
         msg = f"{path}: holds no series {series}; it holds: {'; '.join(map(str, candidates))}"
         raise SeriesError(msg)
-    if series is None and path.is_file() and not is_zip(path):
+    if series is None and is_slice_file(path):
         # The user named a file of it, which is a choice among the stacks of its UID.
         candidates = [replace(c, mixed=None) for c in candidates]
     return choose_series(str(path), candidates, series)

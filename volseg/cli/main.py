@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("volseg.cli.infer:infer", "Segment CT or MRI scans (NIfTI, NRRD, MHA, DICOM)."),
     "train": ("volseg.cli.train:train", "Train a bundle on labelled scans."),
     "evaluate": ("volseg.cli.evaluate:evaluate", "Compare segmentations with references (Dice per label and case)."),
+    "dicom": ("volseg.cli.dicom:dicom", "List and convert DICOM series."),
     "sample": ("volseg.cli.sample:sample", "Write a synthetic CT or MRI with its ground truth."),
     "bundle": ("volseg.cli.bundle:bundle", "List, describe and check MONAI bundles."),
 }

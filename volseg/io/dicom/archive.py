@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,7 +47,9 @@ class Member:
     archive: zipfile.ZipFile | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return str(self.path) if self.inside is None else f"{self.path}:{self.inside}"
+        name = str(self.path) if self.inside is None else f"{self.path}:{self.inside}"
+        # A name in a hostile zip could send commands to the terminal, or start a line of its own.
+        return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
     @property
     def short(self) -> str:
@@ -71,6 +75,9 @@ class Member:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
             msg = f"{self}: cannot be unpacked ({error}); make the zip again or give the folder itself"
             raise InputError(msg) from error
+        except FileNotFoundError as error:
+            msg = f"{self}: is not there (moved or deleted, or only listed in a DICOMDIR); copy the whole folder again"
+            raise InputError(msg) from error
         except OSError as error:
             msg = f"{self}: cannot be read ({error.strerror or error}); check its permissions and the disk"
             raise InputError(msg) from error
@@ -82,27 +89,67 @@ def list_members(path: Path) -> list[Member]:
     Parameters
     ----------
     path : Path
-        A file, a folder (searched recursively; links to folders are not followed) or a ``.zip``.
+        A file, a folder (searched recursively; links to folders are not followed), a ``.zip``, or a DICOMDIR, which stands for the files it lists.
 
     Returns
     -------
     list of Member
-        A plain file gives itself alone.
+        A plain file gives itself alone. Folders that cannot be listed, and files that a DICOMDIR lists and that are not there, are among them: opening them says so.
 
     Raises
     ------
     InputError
-        If there is nothing at ``path``, or it is a zip that is damaged, encrypted, too large once unpacked, or names files outside itself.
+        If there is nothing, or no file and no folder, at ``path``, or it is a zip that is damaged, encrypted, too large once unpacked, or names files outside itself.
     """
     if not path.exists():
         msg = f"{path}: no such file or folder; check the path"
         raise InputError(msg)
     if path.is_dir():
-        found = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-        return [Member(file, None, file.stat().st_size) for file in found if file.is_file()]
+        return _folder_members(path)
+    if not path.is_file():
+        msg = f"{path}: is neither a file nor a folder; give a DICOM file, folder or zip"
+        raise InputError(msg)
     if is_zip(path):
         return _zip_members(path)
-    return [Member(path, None, path.stat().st_size)]
+    if is_directory_record(path):
+        from volseg.io.dicom.directory import listed_files
+
+        return [_file_member(file) for file in listed_files(path)]
+    return [_file_member(path)]
+
+
+def _folder_members(path: Path) -> list[Member]:
+    closed: list[Path] = []
+    found = [Path(folder) / name for folder, _, names in os.walk(path, onerror=lambda error: closed.append(Path(error.filename))) for name in names]
+    members = [_file_member(file) for file in found if stat.S_ISREG(_mode_of(file))]
+    return sorted([*members, *(Member(folder, None, 0) for folder in closed)], key=lambda member: member.path)
+
+
+def _file_member(file: Path) -> Member:
+    try:
+        return Member(file, None, file.stat().st_size)
+    except OSError:
+        return Member(file, None, 0)
+
+
+def _mode_of(file: Path) -> int:
+    try:
+        return file.stat().st_mode
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        # What loops or leads nowhere holds nothing; what may not be looked at may hold a slice, and is to be named.
+        return 0 if error.errno == errno.ELOOP else stat.S_IFREG
+
+
+def is_directory_record(path: Path) -> bool:
+    """Whether ``path`` is a DICOMDIR, the index of a file set, which always has this name (PS3.10 8.6)."""
+    return path.name.upper() == "DICOMDIR" and path.is_file()
+
+
+def is_slice_file(path: Path) -> bool:
+    """Whether ``path`` is one file that stands for the series it is a slice of: no folder, zip or DICOMDIR."""
+    return path.is_file() and not is_zip(path) and not is_directory_record(path)
 
 
 def is_zip(path: Path) -> bool:

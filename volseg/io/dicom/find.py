@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import InputError
-from volseg.io.dicom.archive import Member, is_zip, list_members
+from volseg.io.dicom.archive import Member, is_slice_file, list_members
 from volseg.io.dicom.header import SliceHeader, read_headers
 from volseg.io.dicom.pixels import Progress
 from volseg.io.dicom.series import Series, group_series
@@ -61,7 +61,7 @@ def find(path: Path, progress: Progress | None = None) -> Found:
     InputError
         If there is no such path, or no DICOM in it.
     """
-    one_file = path.is_file() and not is_zip(path)
+    one_file = is_slice_file(path)
     members = list_members(path)
     with warnings.catch_warnings():
         # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.

@@ -211,11 +211,11 @@ def _parts(slices: Sequence[SliceHeader], chosen: Sequence[str], varying: Sequen
     return [Part(tuple(group), ", ".join(_say(trait, group[0].traits.get(trait, "")) for trait in named)) for group in ordered]
 
 
-def _rank(value: str) -> tuple[float, str]:
+def _rank(value: str) -> tuple[tuple[float, ...], str]:
     try:
-        return float(value), ""
+        return tuple(float(part) for part in value.split("\\")), ""
     except ValueError:
-        return -np.inf, value
+        return (), value
 
 
 def _say(trait: str, value: str) -> str:

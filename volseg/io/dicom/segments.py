@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,28 +25,41 @@ class Code:
 
 
 TISSUE = Code("85756007", "SCT", "Tissue")
-ANATOMY = Code("123037004", "SCT", "Anatomical Structure")
+ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+"""Segmented property categories (PS3.16 CID 7150; older objects have 123037004 for anatomical structures)."""
+
 NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 LESION = Code("52988006", "SCT", "Lesion")
-"""Categories and types of PS3.16 CID 7150 and 7151 and 7159."""
+"""Segmented property types (PS3.16 CID 7159)."""
 
-NAMED_TYPES = {
-    "tumor": (ABNORMAL, NEOPLASM),
-    "tumour": (ABNORMAL, NEOPLASM),
-    "neoplasm": (ABNORMAL, NEOPLASM),
-    "gtv": (ABNORMAL, NEOPLASM),
-    "lesion": (ABNORMAL, LESION),
-    "liver": (ANATOMY, Code("10200004", "SCT", "Liver")),
-    "spleen": (ANATOMY, Code("78961009", "SCT", "Spleen")),
-    "kidney": (ANATOMY, Code("64033007", "SCT", "Kidney")),
-    "pancreas": (ANATOMY, Code("15776009", "SCT", "Pancreas")),
-    "lung": (ANATOMY, Code("39607008", "SCT", "Lung")),
-    "heart": (ANATOMY, Code("80891009", "SCT", "Heart")),
-    "brain": (ANATOMY, Code("12738006", "SCT", "Brain")),
-    "hippocampus": (ANATOMY, Code("5366008", "SCT", "Hippocampus")),
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
+"""Laterality (PS3.16 CID 244), as type modifiers."""
+
+ABNORMAL_WORDS = {"tumor": NEOPLASM, "tumour": NEOPLASM, "neoplasm": NEOPLASM, "gtv": NEOPLASM, "lesion": LESION}
+"""A name with one of these words is that abnormality, wherever it lies."""
+
+ORGANS = {
+    "adrenal gland": Code("23451007", "SCT", "Adrenal gland"),
+    "aorta": Code("15825003", "SCT", "Aorta"),
+    "brain": Code("12738006", "SCT", "Brain"),
+    "colon": Code("71854001", "SCT", "Colon"),
+    "duodenum": Code("38848004", "SCT", "Duodenum"),
+    "esophagus": Code("32849002", "SCT", "Esophagus"),
+    "gallbladder": Code("28231008", "SCT", "Gallbladder"),
+    "heart": Code("80891009", "SCT", "Heart"),
+    "hippocampus": Code("5366008", "SCT", "Hippocampus"),
+    "kidney": Code("64033007", "SCT", "Kidney"),
+    "liver": Code("10200004", "SCT", "Liver"),
+    "lung": Code("39607008", "SCT", "Lung"),
+    "pancreas": Code("15776009", "SCT", "Pancreas"),
+    "prostate": Code("41216001", "SCT", "Prostate"),
+    "spleen": Code("78961009", "SCT", "Spleen"),
+    "stomach": Code("69695003", "SCT", "Stomach"),
+    "trachea": Code("44567001", "SCT", "Trachea"),
 }
-"""What a label's name tells where the bundle gives no code (PS3.16 annex L, SNOMED CT concepts); anything else is called tissue."""
+"""Organs by the whole name of a label, sides aside (PS3.16 CID 7192). A part of an organ ("liver vessels", "brainstem") is not the organ and gets no code of its own."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ def describe_segments(labels: Mapping[int, str], metadata: Mapping[str, Any] | N
     labels : mapping of int to str
         Names by label value.
     metadata : mapping, optional
-        A bundle's metadata; its :data:`METADATA_KEY` gives the codes. Without one a label is what its name says (:data:`NAMED_TYPES`), else tissue.
+        A bundle's metadata; its :data:`METADATA_KEY` gives the codes. Without one a label is what its name says (:data:`ABNORMAL_WORDS`, :data:`ORGANS`), else tissue.
 
     Raises
     ------
@@ -133,12 +147,25 @@ def describe_segments(labels: Mapping[int, str], metadata: Mapping[str, Any] | N
 
 
 def _segment(value: int, name: str, entry: Mapping[str, Any] | None) -> Segment:
-    category, kind = next((codes for word, codes in NAMED_TYPES.items() if word in name.casefold()), (TISSUE, TISSUE))
+    named = _segment_of_name(value, name)
     if entry is None:
-        return Segment(value, name, category, kind)
-    kind = _code(entry, "type", value) or kind
-    category = _code(entry, "category", value) or category
-    return Segment(value, name, category, kind, _code(entry, "type_modifier", value), _code(entry, "anatomic_region", value), _rgb(entry, value))
+        return named
+    kind = _code(entry, "type", value)
+    category = _code(entry, "category", value) or named.category
+    modifier = _code(entry, "type_modifier", value) or (named.type_modifier if kind is None else None)
+    return Segment(value, name, category, kind or named.type, modifier, _code(entry, "anatomic_region", value), _rgb(entry, value))
+
+
+def _segment_of_name(value: int, name: str) -> Segment:
+    words = re.findall(r"[^\W\d_]+", name.casefold())
+    for word in words:
+        if word in ABNORMAL_WORDS:
+            return Segment(value, name, ABNORMAL, ABNORMAL_WORDS[word])
+    organ = ORGANS.get(" ".join(word for word in words if word not in ("left", "right")))
+    if organ is None:
+        return Segment(value, name)
+    sides = [side for word, side in (("left", LEFT), ("right", RIGHT)) if word in words]
+    return Segment(value, name, ANATOMY, organ, sides[0] if len(sides) == 1 else None)
 
 
 def _code(entry: Mapping[str, Any], key: str, label: int) -> Code | None:

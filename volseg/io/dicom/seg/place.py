@@ -114,7 +114,7 @@ class _Canvas:
             return
         k, turn, start = self._overlay(n, frame)
         painted, strength = turn(painted), None if self.strength is None else turn(pixels)
-        rows, columns = (slice(max(0, s), min(s + size, limit)) for s, size, limit in zip(start, painted.shape, self.stack.shape[1:], strict=True))
+        rows, columns = (_within(s, size, limit) for s, size, limit in zip(start, painted.shape, self.stack.shape[1:], strict=True))
         crop = (slice(rows.start - start[0], rows.stop - start[0]), slice(columns.start - start[1], columns.stop - start[1]))
         outside = np.count_nonzero(painted) - np.count_nonzero(painted[crop])
         if outside:
@@ -126,7 +126,8 @@ class _Canvas:
         """Label value of each of a frame's pixels."""
         if frame.number is not None:
             inside = pixels != 0 if self.seg.kind == "BINARY" else pixels.astype(np.uint16) * 2 >= self.seg.maximum
-            return inside * self.stack.dtype.type(self.values.get(frame.number, 0))
+            label: npt.NDArray[Any] = inside * self.stack.dtype.type(self.values.get(frame.number, 0))
+            return label
         described = {0, *(s.number for s in self.seg.segments)}
         lookup = np.zeros(int(max(described | {int(pixels.max())})) + 1, self.stack.dtype)
         for number, value in self.values.items():
@@ -192,3 +193,8 @@ class _Canvas:
         listed = "; ".join(f"{names[a]!r} and {names[b]!r} share {count} voxels" for (a, b), count in self.overlaps.most_common(4))
         msg = f"{self.seg.path}: segments overlap, which a label map cannot hold: {listed}; choose segments that do not overlap"
         raise InputError(msg)
+
+
+def _within(start: int, size: int, limit: int) -> slice:
+    first = min(max(0, start), limit)
+    return slice(first, max(first, min(start + size, limit)))

@@ -229,10 +229,13 @@ def _frame(item: Any, shared: Any, kind: str, path: Path, n: int) -> SegFrame:
     if wrong:
         msg = f"{path}: frame {n}: {wrong}; repair the header"
         raise GeometryError(msg)
-    identification = group("SegmentIdentificationSequence")
     if kind == "LABELMAP":
         return SegFrame(None, position, orientation, (rows, columns))
-    return SegFrame(int(numbers_of(identification, "ReferencedSegmentNumber", 1)[0]), position, orientation, (rows, columns))
+    number = integer_of(group("SegmentIdentificationSequence"), "ReferencedSegmentNumber", 0)
+    if number < 1:
+        msg = f"frame {n} has no ReferencedSegmentNumber (0062,000B), so nobody knows what it shows; repair the header"
+        raise TagError(msg)
+    return SegFrame(number, position, orientation, (rows, columns))
 
 
 def _decoded(dataset: Any, seg: SegObject) -> Iterator[npt.NDArray[Any]]:

@@ -229,6 +229,58 @@ def test_hostile_descriptions_stay_in_the_folder_and_apart(tmp_path: Path, capsy
     assert clash == {f"1_a_b_c_d_{hashlib.sha256(b'2.3').hexdigest()[:8]}.nii.gz", f"1_A_B_C_D_{hashlib.sha256(b'2.4').hexdigest()[:8]}.nii.gz"}
 
 
+def test_a_description_cannot_take_the_place_of_another_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = hashlib.sha256(b"2.1").hexdigest()[:8]
+    for uid, text in (("2.1", "knee"), ("2.2", "knee"), ("2.3", f"knee_{digest}")):
+        write(Scan(ramp(2), uid=uid, tags={"SeriesNumber": 1, "SeriesDescription": text}).datasets(), tmp_path / "in" / uid)
+    results = document(capsys, "convert", tmp_path / "in", "-o", tmp_path / "out")["converted"]
+    assert len({r["image"] for r in results}) == len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
+
+
+def test_headers_are_read_once_however_many_series_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from volseg.io.dicom import find
+
+    for n in range(4):
+        scan(tmp_path / "in", f"s{n}")
+    read = []
+    monkeypatch.setattr(find, "read_headers", lambda member, original=find.read_headers: (read.append(member), original(member))[1])
+    assert len(document(capsys, "convert", tmp_path / "in", "-o", tmp_path / "out")["converted"]) == 4
+    assert len(read) == len(set(read)) == 16
+
+
+def test_a_multi_frame_object_is_converted_with_its_frames_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from volseg.synthetic import make_scan
+    from volseg.synthetic.scanner import ScannerSettings, write_multiframe
+
+    scanned = make_scan("MR", 1, shape=(24, 20, 8), spacing=(8, 8, 16))
+    write_multiframe([scanned], tmp_path / "in" / "m.dcm", settings=ScannerSettings(echo_times_ms=(3.0, 9.0)))
+    results = document(capsys, "convert", tmp_path / "in", "-o", tmp_path / "out")["converted"]
+    assert [json.loads(Path(r["sidecar"]).read_text())["EchoTime"] for r in results] == [0.003, 0.009]
+    assert [tuple(r["shape"]) for r in results] == [(24, 20, 8)] * 2
+    seen = document(capsys, "info", tmp_path / "in")["series"]
+    assert ["EchoTime 3 ms" in s["distinction"] for s in seen] == [True, False]
+
+
+def test_a_dicomdir_stands_for_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pydicom.fileset import FileSet
+
+    disc = FileSet()
+    for ds in Scan(ramp(3), uid="2.1", tags={"StudyDate": "20240305", "StudyTime": "1200", "StudyID": "1", "SeriesNumber": 3, "AccessionNumber": "1"}).datasets():
+        disc.add(ds)
+    disc.write(tmp_path / "disc")
+    seen = document(capsys, "info", tmp_path / "disc" / "DICOMDIR")
+    assert [(s["key"], s["slices"], s["usable"]) for s in seen["series"]] == [("2.1", 3, True)]
+    (result,) = document(capsys, "convert", tmp_path / "disc" / "DICOMDIR", "-o", tmp_path / "out")["converted"]
+    assert result["shape"] == [6, 4, 3]
+
+
+def test_one_file_names_its_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coronal = Scan(ramp(2), uid="2.1", cosines=(1.0, 0.0, 0.0, 0.0, 0.0, -1.0)).datasets()
+    folder = write([*Scan(ramp(3), uid="2.1").datasets(), *coronal], tmp_path / "in", shuffle=None)
+    (result,) = document(capsys, "convert", folder / "0004.dcm", "-o", tmp_path / "out")["converted"]
+    assert (result["slices"], result["orientation"]) == (2, "LIP")
+
+
 def test_one_unusable_series_does_not_stop_the_others(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "convert", export, "-o", tmp_path / "out", "--json")
     assert code == 0

@@ -73,6 +73,7 @@ def convert(
     be converted, or when there was nothing to convert; else 0.
     """
     from volseg.cli.results import output_folder
+    from volseg.io.dicom.archive import is_slice_file
     from volseg.io.dicom.convert import check_targets, default_choice
     from volseg.io.dicom.survey import survey
 
@@ -81,7 +82,7 @@ def convert(
     with counting(console, "reading headers") as progress:
         seen = survey(folder, progress)
     # A file that is named is a choice among the stacks of its series.
-    every_stack = every_stack or (folder.is_file() and folder.suffix.lower() != ".zip" and folder.name.upper() != "DICOMDIR")
+    every_stack = every_stack or is_slice_file(folder)
     chosen = _named(folder, seen, wanted) if wanted else default_choice(seen.scans, fix_geometry=fix_geometry, every_stack=every_stack)
     jobs = _jobs(seen, chosen, output.expanduser(), SUFFIXES[suffix], keep_patient)
     taken = set(map(id, chosen))

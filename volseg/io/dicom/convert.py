@@ -66,14 +66,17 @@ def file_stems(scans: Sequence[SeriesFacts], *, keep_patient: bool = False) -> l
         SHA-256 of the series' key behind them.
     """
     stems = [_stem(facts, keep_patient) for facts in scans]
+    marked = [f"{stem}_{_digest(facts)}" for stem, facts in zip(stems, scans, strict=True)]
     count = Counter(stem.casefold() for stem in stems)
-    return [f"{stem}_{_digest(facts)}" if count[stem.casefold()] > 1 else stem for stem, facts in zip(stems, scans, strict=True)]
+    names = [mark if count[stem.casefold()] > 1 else stem for stem, mark in zip(stems, marked, strict=True)]
+    # A description can be made to end in another series' digest.
+    return names if len({name.casefold() for name in names}) == len(names) else marked
 
 
 def _stem(facts: SeriesFacts, keep_patient: bool) -> str:
     series = facts.series
     described = _plain(series.description if keep_patient else facts.description) or _plain(series.modality)
-    number = "series" if facts.number is None else str(facts.number)
+    number = "series" if facts.number is None else _plain(str(facts.number))
     part = series.distinction.replace(" ", "") or series.key.removeprefix(series.uid)
     return "_".join(filter(None, (number, described[:LONGEST_TEXT].rstrip("_-."), _plain(part)[:LONGEST_PART].rstrip("_-."))))
 

@@ -113,7 +113,8 @@ def describe_conversion(volume: Volume, *, keep_patient: bool) -> dict[str, Any]
     document |= {"ConversionSoftware": "volseg", "ConversionSoftwareVersion": __version__}
     if keep_patient and dataset is not None:
         document |= {keyword: text for keyword in PRIVATE_KEYWORDS if (text := text_of(dataset, keyword))}
-    document["volseg"] = _provenance(volume, series, keep_patient) | {"warnings": [hidden(_without_paths(text, volume, keep_patient)) for text in volume.warnings]}
+    notes = volume.warnings if keep_patient else [hidden(_without_paths(text, volume)) for text in volume.warnings]
+    document["volseg"] = {**_provenance(volume, series, keep_patient), "warnings": list(notes)}
     return document
 
 
@@ -192,5 +193,8 @@ def _provenance(volume: Volume, series: Series, keep_patient: bool) -> dict[str,
     }
 
 
-def _without_paths(text: str, volume: Volume, keep_patient: bool) -> str:
-    return text if keep_patient else printable(text.replace(str(volume.source.path), "(source)"))
+def _without_paths(text: str, volume: Volume) -> str:
+    """The text without the files' paths, which often hold the patient's name."""
+    for s in volume.source.header.slices:
+        text = text.replace(str(s.member), "(file)")
+    return printable(text)

@@ -72,7 +72,9 @@ def find(path: Path, progress: Progress | None = None) -> Found:
     series = group_series(headers)
     if not series:
         seen = f"{len(members)} file{'s' if len(members) != 1 else ''} looked at" if members else "it is empty"
-        msg = damaged[0] if len(damaged) == 1 else f"{path}: holds no DICOM images ({seen}); give a folder, file or zip of a CT or MR series"
+        msg = f"{path}: holds no DICOM images ({seen}); give a folder, file or zip of a CT or MR series"
+        if damaged:
+            msg = damaged[0] + (f" ({len(damaged)} of {seen} are damaged, none can be read)" if len(damaged) > 1 else "")
         raise InputError(msg)
     notes = [f"left out a file: {text}" for text in damaged]
     if one_file:

@@ -8,7 +8,7 @@ from struct import Struct
 from volseg.io.dicom.dataset import TagError
 from volseg.io.dicom.tags import WANTED
 
-MAX_ELEMENTS = 50_000
+MAX_ELEMENTS = 20_000
 """Most elements of one level: vendors write up to a few thousand, while a file of zeros would be one element every 8 bytes."""
 
 MAX_DEPTH = 32

@@ -144,6 +144,8 @@ def _keep_frames(dataset: Any, series: Series) -> None:
     items = dataset.PerFrameFunctionalGroupsSequence
     first = series.slices[0]
     step = _step(series)
+    if not dataset.get("SharedFunctionalGroupsSequence"):
+        dataset.SharedFunctionalGroupsSequence = [Dataset()]
     shared = dataset.SharedFunctionalGroupsSequence[0]
     measured = [item for item in (shared, items[first.frame or 0]) if "PixelMeasuresSequence" in item]
     thickness = measured[0].PixelMeasuresSequence[0].get("SliceThickness") if measured else None

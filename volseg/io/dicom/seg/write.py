@@ -88,11 +88,10 @@ def write_seg(
         raise InputError(msg)
     if not values:
         return None
-    sources = prepared_sources(volume)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset = _build(planes, [segments[v] for v in values], sources, algorithm, kind)
+            dataset = _build(planes, [segments[v] for v in values], prepared_sources(volume), algorithm, kind)
         except parse_errors() as error:
             msg = f"{path}: no DICOM-SEG can be made from the headers of {volume.source.path} ({printable(str(error))[:200] or type(error).__name__}); repair them"
             raise InputError(msg) from error

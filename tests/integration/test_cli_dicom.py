@@ -365,6 +365,21 @@ def test_a_pet_series_that_lacks_the_dose_is_told(tmp_path: Path, capsys: pytest
     assert result["failed"][0]["error"] in err
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_pet_becomes_suv_and_its_json_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: bool) -> None:
+    drug = Dataset()
+    drug.RadionuclideTotalDose = "4e8"
+    tags = {"Modality": "PT", "Units": "BQML", "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "ADMIN", "PatientWeight": "80"}
+    folder = scan(tmp_path, "pet", RadiopharmaceuticalInformationSequence=Sequence([drug]), **tags)
+    (result,) = document(capsys, "convert", folder, "-o", tmp_path / "out", "--suv", *(["--keep-patient"] if keep else []))["converted"]
+    # SUV = activity / (dose / weight in g): 80 000 g / 4e8 Bq = 2e-4.
+    np.testing.assert_allclose(load(result["image"]).array, read_series(folder).array * 2e-4, rtol=1e-6)
+    sidecar = json.loads(Path(result["sidecar"]).read_text())
+    assert (sidecar["Units"], sidecar["volseg"]["suv"]["dose_bq"]) == ("SUVbw", 4e8)
+    assert sidecar["volseg"]["suv"].get("weight_kg") == (80 if keep else None)
+    assert ("PatientWeight" in sidecar) is keep
+
+
 def test_only_earlier_conversions_of_the_same_series_are_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, out = scan(tmp_path / "a", "knee", uid="2.1"), tmp_path / "out"
     second = scan(tmp_path / "b", "knee", uid="2.2", slices=3)

@@ -170,7 +170,7 @@ def _number(dataset: Any, keyword: str) -> float | None:
 
 
 def _provenance(volume: Volume, series: Series, keep_patient: bool) -> dict[str, Any]:
-    first, grid = series.slices[0], volume.grid
+    first, grid, details = series.slices[0], volume.grid, volume.source.details
     uids = [s.sop_uid for s in series.slices]
     return {
         "sidecar_version": SIDECAR_VERSION,
@@ -189,7 +189,8 @@ def _provenance(volume: Volume, series: Series, keep_patient: bool) -> dict[str,
         "orientation": grid.orientation,
         "affine_ras": grid.affine.tolist(),
         "dtype": volume.array.dtype.name,
-        "geometry_correction": volume.source.details.get("geometry_correction"),
+        "geometry_correction": details.get("geometry_correction"),
+        "suv": {key: value for key, value in details["suv"].items() if keep_patient or key != "weight_kg"} if "suv" in details else None,
     }
 
 

@@ -84,7 +84,8 @@ class Elements:
             except TagError:
                 return ""
         value = self._data[at[1] : at[2]]
-        decoded = value.decode("ascii") if value.isascii() else _decode(value, self._charset)
+        # ISO 2022 writes other alphabets in ASCII's bytes, behind an escape.
+        decoded = value.decode("ascii") if value.isascii() and b"\x1b" not in value else _decode(value, self._charset)
         return "\\".join(printable(part.strip(" \0")) for part in decoded.split("\\"))
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...]:

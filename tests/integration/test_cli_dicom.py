@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,10 @@ from pydicom.uid import RLELossless, RTStructureSetStorage
 
 from tests.dicom_factory import Scan, ramp, report, write
 from volseg.cli.main import main
-from volseg.errors import WriteError
+from volseg.errors import InputError, WriteError
 from volseg.io import load
 from volseg.io.dicom import read_series
+from volseg.io.dicom.sidecar import describe_conversion
 
 PATIENT = {
     "PatientName": "Doe^Jane",
@@ -202,6 +204,27 @@ def test_the_sidecar_speaks_bids_in_seconds_and_names_nobody(tmp_path: Path, cap
     uids = volume.source.details["sop_instance_uids"]
     assert ours["sop_instance_uids_sha256"] == hashlib.sha256("\n".join(uids).encode()).hexdigest()
     assert "sop_instance_uids" not in ours
+
+
+def test_a_number_that_is_none_is_left_out_of_the_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = scan(tmp_path, "odd", EchoTime="2.46")
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"9.9 ", b"abc "))
+    (result,) = document(capsys, "convert", folder, "-o", tmp_path / "out")["converted"]
+    sidecar = json.loads(Path(result["sidecar"]).read_text())
+    assert sidecar["EchoTime"] == 0.00246
+    assert "SliceThickness" not in sidecar
+
+
+def test_a_file_that_changed_after_the_search_is_told(tmp_path: Path) -> None:
+    volume = read_series(scan(tmp_path, "gone"))
+    first = volume.source.header.slices[0].member.path
+    first.write_text("no DICOM at all")
+    with pytest.raises(InputError, match="changed while it was read"):
+        describe_conversion(volume, keep_patient=False)
+    first.unlink()
+    with pytest.raises(InputError, match=str(first)):
+        describe_conversion(volume, keep_patient=False)
 
 
 def test_the_patient_is_kept_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -448,8 +471,6 @@ def test_help_is_quick_to_load() -> None:
 
 @pytest.mark.parametrize("command", [[], ["info"], ["convert"]])
 def test_every_example_of_the_help_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    import shutil
-
     scan(tmp_path / "DICOM_FOLDER", "knee", uid="2.1")
     shutil.make_archive(str(tmp_path / "study"), "zip", tmp_path / "DICOM_FOLDER")
     monkeypatch.chdir(tmp_path)
@@ -502,3 +523,19 @@ def test_real_objects_name_their_series(real_data: Path, capsys: pytest.CaptureF
     assert sorted(series.values()) == ["CT", "CT", "PT", "PT"]
     named = [reference["series_instance_uid"] for entry in seen["objects"] for reference in entry["refers_to"]]
     assert sorted(named) == sorted(series)
+
+
+@pytest.mark.parametrize("name", ["vendors/anatomical/001", "vendors/generic/anatomical/001", "sts/STS_001/CT/image", "sts/STS_001/PET/image"])
+def test_real_sidecars_agree_with_dcm2niix(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    dcm2niix = shutil.which("dcm2niix") or getattr(pytest.importorskip("dcm2niix"), "bin", None)
+    folder = real_data / "dicom" / name
+    subprocess.run([str(dcm2niix), "-b", "o", "-f", "oracle", "-o", str(tmp_path), str(folder)], capture_output=True, check=True)
+    oracle = json.loads((tmp_path / "oracle.json").read_text())
+    (result,) = document(capsys, "convert", folder, "-o", tmp_path / "out")["converted"]
+    ours = json.loads(Path(result["sidecar"]).read_text())
+    numbers = {key: value for key, value in ours.items() if isinstance(value, (int, float)) and key in oracle}
+    # dcm2niix prints six digits.
+    assert numbers == pytest.approx({key: oracle[key] for key in numbers}, rel=1e-5)
+    assert {"EchoTime", "RepetitionTime"} <= set(numbers) if ours["Modality"] == "MR" else "SeriesNumber" in numbers
+    texts = ("Modality", "ManufacturersModelName", "SoftwareVersions", "PatientPosition", "ScanningSequence", "MRAcquisitionType", "ConvolutionKernel", "BodyPart", "Units")
+    assert {key: ours[key] for key in texts if key in ours and key in oracle} == {key: oracle[key] for key in texts if key in ours and key in oracle}

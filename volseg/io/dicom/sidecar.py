@@ -6,7 +6,8 @@ import hashlib
 import warnings
 from typing import Any
 
-from volseg.io.dicom.dataset import open_dataset, parse_errors, printable, text_of
+from volseg.errors import InputError
+from volseg.io.dicom.dataset import damaged, open_dataset, parse_errors, printable, text_of
 from volseg.io.dicom.header import SliceHeader
 from volseg.io.dicom.identity import IDENTITY_KEYWORDS, Identity, identity_of
 from volseg.io.dicom.series import Series
@@ -20,7 +21,7 @@ TEXTS = {
     "Manufacturer": "Manufacturer",
     "ManufacturersModelName": "ManufacturerModelName",
     "SoftwareVersions": "SoftwareVersions",
-    "BodyPartExamined": "BodyPartExamined",
+    "BodyPart": "BodyPartExamined",
     "PatientPosition": "PatientPosition",
     "ProtocolName": "ProtocolName",
     "SeriesDescription": "SeriesDescription",
@@ -98,24 +99,40 @@ def describe_conversion(volume: Volume, *, keep_patient: bool) -> dict[str, Any]
     -------
     dict
         JSON-able. BIDS keys at the top (times in s); under ``"volseg"`` the series' UIDs, the grid (RAS+ mm), the values, warnings and what was corrected.
+
+    Raises
+    ------
+    InputError
+        If the header of the first slice cannot be made sense of, so that who the patient is, and is to be hidden, is not known.
     """
     from volseg import __version__
 
     series = volume.source.header
-    dataset = _header_of(series.slices[0])
-    identity = identity_of(dataset) if dataset is not None else Identity("", "", "")
-    hidden = (lambda text: text) if keep_patient else identity.hidden_in
-    document: dict[str, Any] = {} if dataset is None else _acquisition(dataset, series.slices[0].frame or 0)
-    document = {key: hidden(value) if isinstance(value, str) else value for key, value in document.items()}
-    document["ImageType"] = [text for text in series.slices[0].image_type if text]
+    first = series.slices[0]
+    try:
+        document, identity = _from_header(first, keep_patient)
+    except parse_errors() as error:
+        raise damaged(first.member, error) from error
+    document["ImageType"] = [text for text in first.image_type if text]
     if volume.source.details.get("units"):
         document["Units"] = volume.source.details["units"]
     document |= {"ConversionSoftware": "volseg", "ConversionSoftwareVersion": __version__}
-    if keep_patient and dataset is not None:
-        document |= {keyword: text for keyword in PRIVATE_KEYWORDS if (text := text_of(dataset, keyword))}
-    notes = volume.warnings if keep_patient else [hidden(_without_paths(text, volume)) for text in volume.warnings]
+    notes = volume.warnings if keep_patient else [identity.hidden_in(_without_paths(text, volume)) for text in volume.warnings]
     document["volseg"] = {**_provenance(volume, series, keep_patient), "warnings": list(notes)}
     return document
+
+
+def _from_header(first: SliceHeader, keep_patient: bool) -> tuple[dict[str, Any], Identity]:
+    """What the header of the first slice says, and whom it names."""
+    dataset = _header_of(first)
+    if dataset is None:
+        msg = f"{first.member}: is no DICOM any more; the file changed while it was read"
+        raise InputError(msg)
+    identity = identity_of(dataset)
+    document = _acquisition(dataset, first.frame or 0)
+    if keep_patient:
+        return document | {keyword: text for keyword in PRIVATE_KEYWORDS if (text := text_of(dataset, keyword))}, identity
+    return {key: shown for key, value in document.items() if (shown := identity.hidden_in(value) if isinstance(value, str) else value) != ""}, identity
 
 
 def _header_of(first: SliceHeader) -> Any:

@@ -11,8 +11,8 @@ from volseg.errors import GeometryError, OutputError
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
 from volseg.report import write_preview
+from volseg.report.palette import PALETTE
 from volseg.report.planes import PLANES, choose_slice
-from volseg.report.preview import PALETTE
 from volseg.report.window import Window, choose_window
 
 SHAPE = (40, 36, 20)

@@ -16,15 +16,13 @@ from volseg.evaluation.overlap import count_labels
 from volseg.geometry import Grid, reorient
 from volseg.io import Volume
 from volseg.io.text import write_bytes
+from volseg.report.palette import label_colour
 from volseg.report.planes import PLANES, AnyArray, Plane, choose_slice
 from volseg.report.window import Window, window_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Colours of labels 1, 2, ... (then again from the start): the set of Okabe and Ito (2008) without black, which red-green and blue-yellow colour-blind people can tell apart."""
 
 FILL_OPACITY = 0.3
 """So much of the label's colour covers the image; the tissue stays readable beneath it."""
@@ -106,11 +104,6 @@ def write_preview(volume: Volume, label: Labels, path: Path, *, label_names: Map
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, facecolor=BACKGROUND, metadata={"Software": "volseg"})
     return write_bytes(path, picture.getvalue())
-
-
-def label_colour(label: int) -> str:
-    """Colour of a label as ``#RRGGBB``; the same label has the same colour in every picture."""
-    return PALETTE[(label - 1) % len(PALETTE)]
 
 
 def _make_scene(volume: Volume, label: Labels, reference: Labels | None) -> _Scene:

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from tests.dicom_factory import Scan, ramp, write
 from tests.unit.io.test_dicom_frames import enhanced
 from volseg.errors import InputError, VolsegError
-from volseg.io.dicom import elements, find_series, read_series
+from volseg.io.dicom import elements, facts, find_series, read_series
 from volseg.io.dicom.archive import Member, list_members
 from volseg.io.dicom.dataset import open_dataset
 from volseg.io.dicom.header import SliceHeader, read_headers
@@ -146,7 +146,7 @@ def test_an_item_that_never_ends(tmp_path: Path) -> None:
 
 
 def test_millions_of_empty_elements(tmp_path: Path) -> None:
-    refusal(spliced(tmp_path, bytes(8 * 2_000_000)), "more than 20000 elements on one level", mib=120)
+    refusal(spliced(tmp_path, bytes(8 * 500_000)), "more than 20000 elements on one level", mib=40)
 
 
 def test_an_item_longer_than_its_sequence(tmp_path: Path) -> None:
@@ -157,6 +157,20 @@ def test_an_item_longer_than_its_sequence(tmp_path: Path) -> None:
     data[at + 4 : at + 8] = struct.pack("<I", 2**30)
     file.write_bytes(data)
     refusal(tmp_path, "PerFrameFunctionalGroupsSequence (5200,9230) is damaged")
+
+
+def test_an_element_longer_than_its_item(tmp_path: Path) -> None:
+    file = write([enhanced(Scan(ramp()))], tmp_path) / "0000.dcm"
+    data = bytearray(file.read_bytes())
+    at = data.index(b"\x20\x00\x32\x00DS") + 6
+    data[at : at + 2] = struct.pack("<H", 0x7FF0)
+    file.write_bytes(data)
+    refusal(tmp_path, "element (0020,0032) is said to have 32752 bytes")
+
+
+def test_a_frame_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "MAX_FRAME_BYTES", 47)
+    refusal(write(Scan(ramp()).datasets(), tmp_path), "claims 4 rows x 6 columns x 16 bits", "more than the limit")
 
 
 # Odd but readable.
@@ -297,9 +311,9 @@ def _preamble(stream: Any) -> Any:
 
 
 def test_a_deflate_bomb(tmp_path: Path) -> None:
-    file = _deflated_bomb(tmp_path / "bomb.dcm", 256 * MIB)
+    file = _deflated_bomb(tmp_path / "bomb.dcm", 128 * MIB)
     assert file.stat().st_size < MIB
-    assert header_of(file).rows == 11585
+    assert header_of(file).rows == 8192
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"would unpack to more than 64 MiB from \d+ bytes"):
@@ -455,6 +469,16 @@ def test_a_dicomdir_of_nothing(tmp_path: Path) -> None:
     refusal(dicomdir(tmp_path, []), "lists no files")
     (tmp_path / "DICOMDIR").write_bytes(b"hello")
     refusal(tmp_path / "DICOMDIR", "is no DICOMDIR")
+
+
+def test_a_damaged_dicomdir(tmp_path: Path) -> None:
+    index = dicomdir(tmp_path, [["IMAGES", "A"]])
+    data = bytearray(index.read_bytes())
+    at = data.index(b"\x04\x00\x20\x12SQ") + 8
+    # Behind the last record, half the head of another.
+    data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 4)
+    index.write_bytes(data)
+    refusal(index, "DICOMDIR: damaged DICOM", "copy it again")
 
 
 # Mutations. What pydicom, a reader of its own, makes of the same bytes is the judge.

@@ -38,7 +38,8 @@ def listed_files(path: Path) -> list[Path]:
             raise InputError(msg)
         try:
             values = [record.get("ReferencedFileID") for record in dataset.DirectoryRecordSequence]
-        except parse_errors() as error:
+        except (*parse_errors(), OSError) as error:
+            # pydicom raises OSError for a sequence that is cut off.
             raise damaged(member, error) from error
     names = {tuple(_parts(value)) for value in values if value}
     if not names:

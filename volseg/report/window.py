@@ -98,4 +98,4 @@ def _is_lung(array: AnyArray, label: AnyArray | None) -> bool:
     if label is None:
         return False
     inside = values_inside(array, label != 0)
-    return inside.size > 0 and bool(np.nanmedian(inside) < LUNG_BELOW_HU)
+    return inside.size > 0 and float(np.nanmedian(np.asarray(inside, dtype=np.float32))) < LUNG_BELOW_HU

@@ -1,7 +1,7 @@
 """Tilted and uneven scanner series, corrected: held in world space against the raw slices themselves and against dcm2niix's own corrected files; PET against its published SUV.
 
 The raw slices sampled at a world position (pydicom and scipy, nothing of ours) are the truth. dcm2niix is first held against it too, since the header of a corrected file may be
-off: the version tried (1.0.2025) puts its voxels within half a HU of the truth, and half a pixel of shift shows.
+off: the version tried (1.0.20260724) puts its voxels within half a HU of the truth, and half a pixel of shift shows.
 """
 
 from __future__ import annotations

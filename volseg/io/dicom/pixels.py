@@ -169,6 +169,8 @@ def _decode(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
     try:
         if syntax == JPEG_EXTENDED and header.bits_stored > 8:
             return decode_extended(_encoded_frame(dataset, header), header.rows, header.columns, header.bits_stored, header.signed)
+        # A decoder refuses a data set of another syntax than its own.
+        dataset.file_meta.TransferSyntaxUID = decoder.UID
         array, _ = decoder.as_array(dataset, raw=True, index=header.frame)
     except parse_errors() as error:
         reason = printable(str(error))[:300]

@@ -324,7 +324,8 @@ def read_object(path: str | os.PathLike[str], *, pixels: bool = False) -> Any:
         try:
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
             known = "SOPClassUID" in dataset
-        except parse_errors() as error:
+        except (OSError, *parse_errors()) as error:
+            # pydicom raises OSError for a sequence that is cut off.
             raise damaged(member, error) from error
     if not known:
         msg = f"{path}: is no DICOM object (no SOPClassUID (0008,0016)); give a .dcm file"

@@ -240,17 +240,18 @@ def _assign(structure: StructureSet, roi: Roi, along: FloatArray, slices: _Slice
     far = float(np.abs(offset[used]).max()) if len(used) else 0.0
     if far > tolerance:
         notes.append(f"{here}: contours lie up to {far:.3f} mm from the slices ({slices.step:.3f} mm apart); each was taken for the nearest slice")
-    _check_steps(structure, here, np.array(sorted(placed)), slices, notes)
+    _check_steps(structure, roi, np.array(sorted(placed)), slices, notes)
     return placed
 
 
-def _check_steps(structure: StructureSet, here: str, places: npt.NDArray[np.int64], slices: _Slices, notes: list[str]) -> None:
-    """Contours on every second slice or fewer would leave a label with gaps, unless they were meant for these slices."""
-    step = float(np.median(np.diff(places))) if len(places) > 1 else 1.0
-    if step < 2:
+def _check_steps(structure: StructureSet, roi: Roi, places: npt.NDArray[np.int64], slices: _Slices, notes: list[str]) -> None:
+    """Contours drawn on every second slice or fewer leave a label with gaps: right if they were meant for these slices, wrong if for thicker ones."""
+    steps = np.diff(places)
+    # Single lesions may lie far apart; a regular step is what a thicker series looks like.
+    if roi.label or len(steps) < 2 or steps.min() < 2 or 2 * (steps == steps.min()).sum() < len(steps):
         return
-    text = f"{here}: contours are on every {step:g}th slice only ({slices.step:.3f} mm apart)"
-    if not slices.uid or slices.uid not in structure.series_uids:
+    text = f"{structure.path}: ROI {roi}: contours are {steps.min() * slices.step:.3f} mm apart on slices {slices.step:.3f} mm apart"
+    if slices.uid not in structure.series_uids:
         msg = f"{text}, so the label would have gaps; give the series it was drawn on"
         raise GeometryError(msg)
     notes.append(f"{text}; the slices between stay empty")

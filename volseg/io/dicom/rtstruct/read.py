@@ -127,7 +127,8 @@ def read_rtstruct(path: str | os.PathLike[str]) -> StructureSet:
         dataset = read_object(path)
         try:
             return _interpret(path, dataset)
-        except parse_errors() as error:
+        except (OSError, *parse_errors()) as error:
+            # pydicom reads sequences when they are looked at, and raises OSError for one that is cut off.
             reason = printable(str(error)) or type(error).__name__
             msg = f"{path}: damaged RT Structure Set ({reason[:160]}); export it again from its source"
             raise InputError(msg) from error

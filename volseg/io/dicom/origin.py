@@ -319,13 +319,14 @@ def read_object(path: str | os.PathLike[str], *, pixels: bool = False) -> Any:
         msg = f"{path}: no such file; check the path"
         raise InputError(msg)
     member = Member(path, None, path.stat().st_size)
+    # pydicom raises OSError for a sequence that is cut off.
+    broken: tuple[type[Exception], ...] = (*parse_errors(), OSError)
     with warnings.catch_warnings(), member.open() as stream:
         warnings.simplefilter("ignore")
         try:
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
             known = "SOPClassUID" in dataset
-        except (OSError, *parse_errors()) as error:
-            # pydicom raises OSError for a sequence that is cut off.
+        except broken as error:
             raise damaged(member, error) from error
     if not known:
         msg = f"{path}: is no DICOM object (no SOPClassUID (0008,0016)); give a .dcm file"

@@ -122,13 +122,14 @@ def read_rtstruct(path: str | os.PathLike[str]) -> StructureSet:
         If it is no RT Structure Set, a sequence or number that cannot be done without is missing, or contour data are no triples of finite numbers.
     """
     path = Path(path)
+    # pydicom reads sequences when they are looked at, and raises OSError for one that is cut off.
+    broken: tuple[type[Exception], ...] = (*parse_errors(), OSError)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = read_object(path)
         try:
             return _interpret(path, dataset)
-        except (OSError, *parse_errors()) as error:
-            # pydicom reads sequences when they are looked at, and raises OSError for one that is cut off.
+        except broken as error:
             reason = printable(str(error)) or type(error).__name__
             msg = f"{path}: damaged RT Structure Set ({reason[:160]}); export it again from its source"
             raise InputError(msg) from error

@@ -22,7 +22,8 @@ _LAZY = {
 if TYPE_CHECKING:
     from volseg.geometry import Grid
     from volseg.inference import Segmentation, Segmenter
-    from volseg.io import Volume, load
+    from volseg.io import Volume
+    from volseg.io.load import load
     from volseg.training import train
 
 __all__ = ["Grid", "Segmentation", "Segmenter", "Volume", "__version__", "load", "train"]

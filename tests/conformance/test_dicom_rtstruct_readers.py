@@ -17,8 +17,8 @@ from scipy import ndimage
 from tests.dicom_factory import Scan, write
 from volseg.geometry import Grid, reorient
 from volseg.io import load
-from volseg.io.dicom.rtstruct import rasterise, rtstruct_on_volume, write_rtstruct
-from volseg.io.dicom.segments import Algorithm, describe_segments
+from volseg.io.dicom.objects.rtstruct import rasterise, rtstruct_on_volume, write_rtstruct
+from volseg.io.dicom.objects.segments import Algorithm, describe_segments
 from volseg.io.volume import Volume
 
 TIE = 1e-3

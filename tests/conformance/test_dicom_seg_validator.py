@@ -14,9 +14,9 @@ from pydicom.uid import SegmentationStorage
 from tests.dicom_factory import Scan, ramp, write
 from tests.dicom_peers import validator_errors
 from volseg.io import load
-from volseg.io.dicom.origin import find_referenced_series
-from volseg.io.dicom.seg import seg_on_volume, write_seg
-from volseg.io.dicom.segments import ABNORMAL, LEFT, NEOPLASM, Algorithm, Code, Segment, describe_segments
+from volseg.io.dicom.objects.origin import find_referenced_series
+from volseg.io.dicom.objects.seg import seg_on_volume, write_seg
+from volseg.io.dicom.objects.segments import ABNORMAL, LEFT, NEOPLASM, Algorithm, Code, Segment, describe_segments
 from volseg.io.volume import Volume
 from volseg.synthetic import make_ct, make_mr
 from volseg.synthetic.scanner import ScannerSettings, write_multiframe, write_series

@@ -15,11 +15,11 @@ from pydicom.dataset import Dataset
 from tests.dicom_peers import by_uid, dcmqrscp, differences, orthanc, program, run, storescp
 from volseg.evaluation.statistics import label_statistics
 from volseg.io import load
-from volseg.io.dicom.origin import find_referenced_series
-from volseg.io.dicom.rtstruct import rtstruct_on_volume, write_rtstruct
-from volseg.io.dicom.seg import seg_on_volume, write_seg
-from volseg.io.dicom.segments import Algorithm, describe_segments
-from volseg.io.dicom.sr import write_sr
+from volseg.io.dicom.objects.origin import find_referenced_series
+from volseg.io.dicom.objects.rtstruct import rtstruct_on_volume, write_rtstruct
+from volseg.io.dicom.objects.seg import seg_on_volume, write_seg
+from volseg.io.dicom.objects.segments import Algorithm, describe_segments
+from volseg.io.dicom.objects.sr import write_sr
 from volseg.synthetic import make_ct, write_series
 
 LABELS = {0: "background", 2: "tumor", 7: "bone"}

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from volseg.errors import InputError
 from volseg.io.dicom import read_series
-from volseg.io.dicom.extended import decode_extended
+from volseg.io.dicom.pixels.extended import decode_extended
 from volseg.synthetic import ScannerSettings, SyntheticScan, make_ct, write_multiframe, write_series
 
 # Encoder, its options, the transfer syntax that must come out.

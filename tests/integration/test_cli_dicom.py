@@ -26,7 +26,7 @@ from volseg.cli.main import main
 from volseg.errors import InputError, WriteError
 from volseg.io import load
 from volseg.io.dicom import read_series
-from volseg.io.dicom.sidecar import describe_conversion
+from volseg.io.dicom.listing.sidecar import describe_conversion
 
 PATIENT = {
     "PatientName": "Doe^Jane",
@@ -433,7 +433,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, capsys: pytest.CaptureFixt
     def full(*_: object, **__: object) -> None:
         raise WriteError("the disk is full")
 
-    monkeypatch.setattr("volseg.io.dicom.convert.save_volume", full)
+    monkeypatch.setattr("volseg.io.dicom.listing.convert.save_volume", full)
     code, _, err = run(capsys, "convert", scan(tmp_path / "in", "knee"), "-o", tmp_path / "out")
     assert code == 1
     assert "the disk is full" in err

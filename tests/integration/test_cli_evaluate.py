@@ -16,15 +16,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from volseg.io.dicom.rtstruct import write_rtstruct
-from volseg.io.dicom.seg import write_seg
 
 import volseg
 from tests.dicom_factory import Scan
 from tests.dicom_factory import write as series_folder
 from volseg.cli.evaluate import EXAMPLES
 from volseg.cli.main import main
-from volseg.io.dicom.segments import Algorithm, describe_segments
+from volseg.io.dicom.objects.rtstruct import write_rtstruct
+from volseg.io.dicom.objects.seg import write_seg
+from volseg.io.dicom.objects.segments import Algorithm, describe_segments
 
 AFFINE = np.diag([-1.5, -1.5, 4.0, 1.0])
 SHAPE = (16, 14, 9)

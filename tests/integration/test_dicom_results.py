@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volseg.io.dicom.rtstruct import write_rtstruct
-from volseg.io.dicom.seg import write_seg
 
 import volseg
 from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
@@ -19,7 +17,9 @@ from volseg.cli import main
 from volseg.dataset import check_cases, convert_dicom, read_datalist
 from volseg.errors import DatasetError, InputError
 from volseg.io import load_label, save_label
-from volseg.io.dicom.segments import Algorithm, describe_segments
+from volseg.io.dicom.objects.rtstruct import write_rtstruct
+from volseg.io.dicom.objects.seg import write_seg
+from volseg.io.dicom.objects.segments import Algorithm, describe_segments
 from volseg.training import train
 
 OBLIQUE = tuple(np.round([0.96, 0.28, 0.0, -0.28 * 0.8, 0.96 * 0.8, 0.6], 6).tolist())

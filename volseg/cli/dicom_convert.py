@@ -12,8 +12,8 @@ from volseg.cli.options import Console, json_option, verbosity_options
 from volseg.errors import InputError, OutputError, SeriesError
 
 if TYPE_CHECKING:
-    from volseg.io.dicom.convert import Conversion
-    from volseg.io.dicom.survey import SeriesFacts, Survey
+    from volseg.io.dicom.listing.convert import Conversion
+    from volseg.io.dicom.listing.survey import SeriesFacts, Survey
 
 SUFFIXES = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}
 
@@ -73,9 +73,9 @@ def convert(
     be converted, or when there was nothing to convert; else 0.
     """
     from volseg.cli.results import output_folder
-    from volseg.io.dicom.archive import is_slice_file
-    from volseg.io.dicom.convert import check_targets, default_choice
-    from volseg.io.dicom.survey import survey
+    from volseg.io.dicom.files.archive import is_slice_file
+    from volseg.io.dicom.listing.convert import check_targets, default_choice
+    from volseg.io.dicom.listing.survey import survey
 
     console = Console(verbose, quiet, json_output)
     folder = folder.expanduser()
@@ -128,7 +128,7 @@ def _reason(facts: SeriesFacts) -> str:
 
 
 def _jobs(seen: Survey, chosen: list[SeriesFacts], output: Path, suffix: str, keep_patient: bool) -> list[Conversion]:
-    from volseg.io.dicom.convert import Conversion, file_stems
+    from volseg.io.dicom.listing.convert import Conversion, file_stems
 
     stems = dict(zip(map(id, seen.scans), file_stems(seen.scans, keep_patient=keep_patient), strict=True))
     return [Conversion(facts, output / f"{stems[id(facts)]}{suffix}", output / f"{stems[id(facts)]}.json") for facts in chosen]
@@ -139,7 +139,7 @@ def _label(job: Conversion) -> str:
 
 
 def _convert(job: Conversion, folder: Path, console: Console, *, fix_geometry: bool, suv: bool, keep_patient: bool) -> dict[str, Any]:
-    from volseg.io.dicom.convert import convert_series
+    from volseg.io.dicom.listing.convert import convert_series
 
     series = job.facts.series
     try:

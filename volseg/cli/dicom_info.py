@@ -12,8 +12,8 @@ from volseg.cli.dicom_progress import counting
 from volseg.cli.options import Column, Console, json_option, verbosity_options
 
 if TYPE_CHECKING:
-    from volseg.io.dicom.layout import Layout
-    from volseg.io.dicom.survey import ObjectFacts, PatientFacts, SeriesFacts, Survey
+    from volseg.io.dicom.listing.layout import Layout
+    from volseg.io.dicom.listing.survey import ObjectFacts, PatientFacts, SeriesFacts, Survey
 
 NAMED = 10
 """So many damaged files are named on the terminal, and with ``-v`` so many that are no DICOM; JSON has all."""
@@ -40,7 +40,7 @@ def info(folder: Path, show_patient: bool, json_output: bool, verbose: bool, qui
 
     Exit status 0 when there is any DICOM, even if nothing in it can be used, 2 when there is none.
     """
-    from volseg.io.dicom.survey import survey
+    from volseg.io.dicom.listing.survey import survey
 
     console = Console(verbose, quiet, json_output)
     with counting(console, "reading headers") as progress:

@@ -18,6 +18,7 @@ from volseg.errors import InputError
 if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter
     from volseg.io import Volume
+    from volseg.io.dicom.objects.seg.write import Kind
 
 DEFAULT_BUNDLE = "ct_tumor"
 DEFAULT_OUTPUT = Path("out")
@@ -57,7 +58,7 @@ def infer(
     bundle: str,
     output: Path,
     formats: tuple[str, ...],
-    seg_type: str,
+    seg_type: Kind,
     series: str | None,
     fix_geometry: bool,
     suv: bool,

@@ -17,6 +17,7 @@ from volseg.errors import InputError, OutputError
 if TYPE_CHECKING:
     from volseg.evaluation.statistics import LabelStatistics
     from volseg.inference import Segmentation
+    from volseg.io.dicom.objects.seg.write import Kind
 
 FORMATS = {
     "nifti": "_seg.nii.gz",
@@ -60,7 +61,7 @@ class Job:
     formats: tuple[str, ...]
     preview: bool = True
     report: bool = True
-    kind: str = "binary"
+    kind: Kind = "binary"
 
     def place(self, ending: str) -> Path:
         """Path of the result with this ending."""
@@ -147,7 +148,7 @@ def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) 
 
 def _write_labels(job: Job, segmentation: Segmentation, statistics: Sequence[LabelStatistics]) -> Iterator[str]:
     """Write the segmentation in every format; yields what the user should know."""
-    from volseg.io.dicom.sr import write_sr
+    from volseg.io.dicom.objects.sr import write_sr
 
     empty = "nothing is segmented, so no {} was written (viewers cannot show an object without content)"
     for name, path in zip(job.formats, job.labels(), strict=True):

@@ -14,7 +14,7 @@ from volseg.bundle import lookup
 from volseg.conformance.registry import Outcome, check, judged
 from volseg.conformance.subject import Subject
 from volseg.errors import BundleError
-from volseg.io.dicom.segments import METADATA_KEY, describe_segments
+from volseg.io.dicom.objects.segments import METADATA_KEY, describe_segments
 
 REQUIRED_TEXT = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright")
 """Required by meta_schema_20240725.json, each a string."""

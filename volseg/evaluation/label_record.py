@@ -10,13 +10,13 @@ from volseg.evaluation.intensity import Intensity
 from volseg.evaluation.lesions import BoundingBox, Lesion, Point
 
 if TYPE_CHECKING:
-    from volseg.io.dicom.segments import SegmentMeasurements
+    from volseg.io.dicom.objects.segments import SegmentMeasurements
 
 DECIMALS = 4
 """Decimals in :meth:`LabelStatistics.as_dict`: a tenth of a micrometre, a tenth of a microlitre."""
 
 UCUM = {"HU": "[hnsf'U]", "SUVbw": "{SUVbw}g/ml"}
-"""UCUM codes of the intensity units, as :class:`~volseg.io.dicom.segments.SegmentMeasurements` names them."""
+"""UCUM codes of the intensity units, as :class:`~volseg.io.dicom.objects.segments.SegmentMeasurements` names them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LabelStatistics:
 
     def measurements(self) -> SegmentMeasurements:
         """What a DICOM measurement report says of this label."""
-        from volseg.io.dicom.segments import SegmentMeasurements
+        from volseg.io.dicom.objects.segments import SegmentMeasurements
 
         mean, sd = (self.intensity.mean, self.intensity.sd) if self.intensity else (None, None)
         unit = UCUM[self.intensity_unit] if self.intensity_unit else None

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from volseg.io import Volume, save_label
-from volseg.io.dicom.segments import Algorithm, Segment
+from volseg.io.dicom.objects.segments import Algorithm, Segment
 from volseg.provenance import software_versions
+
+if TYPE_CHECKING:
+    from volseg.io.dicom.objects.seg.write import Kind
 
 REPORT_VERSION = 1
 """Raised whenever a field of the report changes its meaning."""
@@ -74,15 +77,15 @@ class Segmentation:
         """The bundle, as DICOM objects name what made them."""
         return Algorithm(str(self.bundle.get("name", "")), str(self.bundle.get("version", "")), str(self.bundle.get("weights_sha256", "")))
 
-    def save_dicom_seg(self, path: str | Path, kind: str = "binary") -> Path | None:
-        """Write a DICOM Segmentation that refers to the scan's series; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.seg.write_seg`)."""
-        from volseg.io.dicom.seg import write_seg
+    def save_dicom_seg(self, path: str | Path, kind: Kind = "binary") -> Path | None:
+        """Write a DICOM Segmentation that refers to the scan's series; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.objects.seg.write_seg`)."""
+        from volseg.io.dicom.objects.seg import write_seg
 
         return write_seg(self.label, self.volume, Path(path), segments=self.segments, algorithm=self.algorithm, kind=kind, probabilities=self.probabilities)
 
     def save_rtstruct(self, path: str | Path) -> Path | None:
-        """Write a DICOM RT Structure Set on the scan's slices; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.rtstruct.write_rtstruct`)."""
-        from volseg.io.dicom.rtstruct import write_rtstruct
+        """Write a DICOM RT Structure Set on the scan's slices; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.objects.rtstruct.write_rtstruct`)."""
+        from volseg.io.dicom.objects.rtstruct import write_rtstruct
 
         return write_rtstruct(self.label, self.volume, Path(path), segments=self.segments, algorithm=self.algorithm)
 

@@ -18,7 +18,7 @@ from volseg.inference.quiet import quiet_libraries
 from volseg.inference.segmentation import Segmentation
 from volseg.inference.windows import count_windows
 from volseg.io import Volume, load
-from volseg.io.dicom.segments import Segment, describe_segments
+from volseg.io.dicom.objects.segments import Segment, describe_segments
 from volseg.provenance import peak_memory_bytes, sha256_of
 
 if TYPE_CHECKING:

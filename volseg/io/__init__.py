@@ -1,6 +1,7 @@
 """Files to volumes and back: NIfTI, NRRD, MHA and DICOM.
 
-``load`` reads any of them, ``load_label`` label maps (DICOM Segmentations and RT Structure Sets too), ``discover`` lists the scans under a path, ``output_stems`` names their outputs, ``save_label`` and ``save_volume`` write. Importing this package
+``load`` reads any of them, ``load_label`` label maps (DICOM Segmentations and RT Structure Sets too),
+``discover`` lists the scans under a path, ``output_stems`` names their outputs, ``save_label`` and ``save_volume`` write. Importing this package
 imports numpy and the standard library only; each format's library is loaded when a file of that format is met.
 """
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from volseg.errors import InputError, SeriesError
 from volseg.io.formats import format_of
@@ -24,11 +26,11 @@ def label_object_kind(path: Path) -> str | None:
     """Return ``"seg"`` or ``"rtstruct"`` for a DICOM file that holds labels, None for anything else; reads a few hundred bytes."""
     if not path.is_file() or format_of(path) != "dicom" or path.suffix.lower() == ".zip":
         return None
-    from volseg.io.dicom.dataset import parse_errors
+    from volseg.io.dicom.files.dataset import parse_errors
 
     try:
         sop_class = _sop_class(path)
-    except (OSError, *parse_errors()):
+    except parse_errors():
         return None
     return "seg" if sop_class in SEGMENTATION_CLASSES else "rtstruct" if sop_class == RTSTRUCT_CLASS else None
 
@@ -63,13 +65,9 @@ def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[st
     if file is None or kind is None:
         return load(path)
     on = scan if scan is not None else _scan_beside(file)
-    if kind == "seg":
-        from volseg.io.dicom.seg import seg_on_volume as on_volume
-    else:
-        from volseg.io.dicom.rtstruct import rtstruct_on_volume as on_volume
     from volseg.provenance import sha256_of
 
-    array = on_volume(file, on, rois)
+    array, notes = _seg(file, on, rois) if kind == "seg" else _rtstruct(file, on, rois)
     details = {"labels_of_series": on.source.series_instance_uid}
     source = Source(
         path=file,
@@ -79,7 +77,20 @@ def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[st
         modality="SEG" if kind == "seg" else "RTSTRUCT",
         details=details,
     )
-    return Volume(array, on.grid, source)
+    return Volume(array, on.grid, source, notes)
+
+
+def _seg(file: Path, on: Volume, rois: Mapping[str, int] | None) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    from volseg.io.dicom.objects.seg import seg_on_volume
+
+    return seg_on_volume(file, on, rois), ()
+
+
+def _rtstruct(file: Path, on: Volume, rois: Mapping[str, int] | None) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    from volseg.io.dicom.objects.rtstruct import rasterise
+
+    found = rasterise(file, on, rois)
+    return found.label, tuple(found.notes)
 
 
 def _object_in(folder: Path) -> Path | None:
@@ -94,7 +105,7 @@ def _object_in(folder: Path) -> Path | None:
 def _scan_beside(file: Path) -> Volume:
     """The series a label object belongs to: its place in space, without decoding its pixels."""
     from volseg.io.dicom import find_series
-    from volseg.io.dicom.origin import find_referenced_series
+    from volseg.io.dicom.objects.origin import find_referenced_series
 
     folder, key = find_referenced_series(file)
     series = next(s for s in find_series(folder) if key == s.key)

@@ -18,8 +18,8 @@ from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, Implicit
 from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import GeometryError, InputError
 from volseg.io.dicom import find_series, read_series
-from volseg.io.dicom.archive import Member
-from volseg.io.dicom.header import SliceHeader, read_headers
+from volseg.io.dicom.files.archive import Member
+from volseg.io.dicom.files.header import SliceHeader, read_headers
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 

@@ -20,7 +20,7 @@ from volseg.errors import GeometryError, InputError
 from volseg.geometry import Grid, reorient
 from volseg.io import load
 from volseg.io.dicom import find_series
-from volseg.io.dicom.origin import find_referenced_series, label_from_slices, label_on_slices, lies_on_slices, read_object, source_datasets
+from volseg.io.dicom.objects.origin import find_referenced_series, label_from_slices, label_on_slices, lies_on_slices, read_object, source_datasets
 from volseg.io.volume import Source, Volume
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)

@@ -15,8 +15,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import InputError
 from volseg.io.dicom import pixels, read_series
-from volseg.io.dicom.archive import Member
-from volseg.io.dicom.header import SliceHeader
+from volseg.io.dicom.files.archive import Member
+from volseg.io.dicom.files.header import SliceHeader
 
 
 def frame_headers(path: Path, ds: Dataset, order: Sequence[int], **changes: object) -> list[SliceHeader]:

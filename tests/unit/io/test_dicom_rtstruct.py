@@ -24,10 +24,10 @@ from volseg.errors import GeometryError, InputError, OutputError
 from volseg.geometry import Grid, reorient
 from volseg.io import load
 from volseg.io.dicom import find_series
-from volseg.io.dicom.origin import find_referenced_series, label_on_slices
-from volseg.io.dicom.rtstruct import rasterise, read_rtstruct, rtstruct_on_volume, write_rtstruct
-from volseg.io.dicom.rtstruct.contours import fill, outlines
-from volseg.io.dicom.segments import Algorithm, Code, Segment, describe_segments
+from volseg.io.dicom.objects.origin import find_referenced_series, label_on_slices
+from volseg.io.dicom.objects.rtstruct import rasterise, read_rtstruct, rtstruct_on_volume, write_rtstruct
+from volseg.io.dicom.objects.rtstruct.contours import fill, outlines
+from volseg.io.dicom.objects.segments import Algorithm, Code, Segment, describe_segments
 from volseg.io.volume import Source, Volume
 
 SEGMENTS = describe_segments({0: "background", 1: "tumor", 2: "liver", 3: "rest", 7: "Herz und Gefäße"})
@@ -159,7 +159,7 @@ def test_thousands_of_points_in_portions(monkeypatch: pytest.MonkeyPatch) -> Non
     turns = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
     flower = (50.3, 49.6) + (30 + 15 * np.sin(9 * turns))[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
     whole = filled([flower], (100, 100))
-    monkeypatch.setattr("volseg.io.dicom.rtstruct.contours.CROSSINGS_AT_ONCE", 100)
+    monkeypatch.setattr("volseg.io.dicom.objects.rtstruct.contours.CROSSINGS_AT_ONCE", 100)
     assert np.array_equal(filled([flower], (100, 100)), whole)
     assert np.array_equal(whole, by_points(np.round(flower, 4), (100, 100)))
 

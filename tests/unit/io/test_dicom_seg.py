@@ -18,8 +18,8 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.io import load
 from volseg.io.dicom import find_series
-from volseg.io.dicom.seg import read_seg, seg_on_volume, write_seg
-from volseg.io.dicom.segments import ABNORMAL, ABNORMAL_WORDS, ANATOMY, LEFT, NEOPLASM, ORGANS, RIGHT, TISSUE, Algorithm, Code, Segment, describe_segments
+from volseg.io.dicom.objects.seg import read_seg, seg_on_volume, write_seg
+from volseg.io.dicom.objects.segments import ABNORMAL, ABNORMAL_WORDS, ANATOMY, LEFT, NEOPLASM, ORGANS, RIGHT, TISSUE, Algorithm, Code, Segment, describe_segments
 from volseg.io.volume import Source, Volume
 
 ALGORITHM = Algorithm("ct_tumor", "0.1.0", "ab" * 32)

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SegmentationStorage
 from tests.dicom_factory import Scan, decimal, ramp, report, write
 from volseg.errors import GeometryError, InputError
 from volseg.io import load
-from volseg.io.dicom.seg import read_seg, seg_on_volume
+from volseg.io.dicom.objects.seg import read_seg, seg_on_volume
 from volseg.io.volume import Volume
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)

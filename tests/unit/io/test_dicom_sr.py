@@ -18,9 +18,9 @@ from tests.dicom_factory import Scan, ramp, write
 from tests.dicom_peers import program, run, validator_errors
 from volseg.errors import InputError, OutputError
 from volseg.io import Volume, load
-from volseg.io.dicom.seg import write_seg
-from volseg.io.dicom.segments import ABNORMAL, ANATOMY, NEOPLASM, Algorithm, Code, Segment, SegmentMeasurements
-from volseg.io.dicom.sr import write_sr
+from volseg.io.dicom.objects.seg import write_seg
+from volseg.io.dicom.objects.segments import ABNORMAL, ANATOMY, NEOPLASM, Algorithm, Code, Segment, SegmentMeasurements
+from volseg.io.dicom.objects.sr import write_sr
 from volseg.synthetic import make_ct, make_mr, write_multiframe, write_series
 
 LEG = Code("30021000", "SCT", "Lower leg")

@@ -15,10 +15,10 @@ from pydicom.uid import RTDoseStorage, RTStructureSetStorage
 from tests.dicom_factory import AXIAL, Scan, ramp, report, write
 from volseg.errors import InputError
 from volseg.io.dicom.find import find
-from volseg.io.dicom.identity import identity_of
-from volseg.io.dicom.layout import measure_layout
-from volseg.io.dicom.references import MAX_DEPTH, references_of
-from volseg.io.dicom.survey import survey
+from volseg.io.dicom.listing.identity import identity_of
+from volseg.io.dicom.listing.layout import measure_layout
+from volseg.io.dicom.listing.survey import survey
+from volseg.io.dicom.objects.references import MAX_DEPTH, references_of
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volseg.errors import InputError
-from volseg.io.dicom.archive import Member, is_slice_file, list_members
-from volseg.io.dicom.header import SliceHeader, read_headers
-from volseg.io.dicom.pixels import Progress
+from volseg.io.dicom.files.archive import Member, is_slice_file, list_members
+from volseg.io.dicom.files.header import SliceHeader, read_headers
+from volseg.io.dicom.pixels.decode import Progress
 from volseg.io.dicom.series import Series, group_series
 
 HEADER_THREADS = 8

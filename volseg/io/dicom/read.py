@@ -12,9 +12,9 @@ import numpy as np
 
 from volseg.errors import SeriesError
 from volseg.geometry import Grid
-from volseg.io.dicom.archive import is_slice_file, is_zip
+from volseg.io.dicom.files.archive import is_slice_file, is_zip
 from volseg.io.dicom.find import find
-from volseg.io.dicom.pixels import Progress, decode_slices
+from volseg.io.dicom.pixels.decode import Progress, decode_slices
 from volseg.io.dicom.repair import corrected, plan_correction
 from volseg.io.dicom.series import Series, choose_series
 from volseg.io.dicom.suv import SUV_UNITS, suv_scale
@@ -65,7 +65,7 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, fix_
     -------
     Volume
         Axes i (column), j (row), k (slice, along the positive normal rows x columns); the grid's k step is (last - first position) / (n - 1), never SliceThickness. Values are
-        rescaled (HU for CT, Bq/ml or what ``details["units"]`` says for PET) as :func:`~volseg.io.dicom.pixels.decode_slices` says.
+        rescaled (HU for CT, Bq/ml or what ``details["units"]`` says for PET) as :func:`~volseg.io.dicom.pixels.decode.decode_slices` says.
 
     Raises
     ------

@@ -126,7 +126,7 @@ def corrected(array: npt.NDArray[Any], correction: Correction) -> tuple[npt.NDAr
     Parameters
     ----------
     array : ndarray, (i, j, k)
-        One slice per ``correction.along``, as :func:`~volseg.io.dicom.pixels.decode_slices` gives them.
+        One slice per ``correction.along``, as :func:`~volseg.io.dicom.pixels.decode.decode_slices` gives them.
     correction : Correction
         From :func:`plan_correction` of the same series.
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from volseg.errors import GeometryError, InputError, SeriesError, VolsegError
 from volseg.geometry import Grid
+from volseg.io.dicom.files.header import SliceHeader
 from volseg.io.dicom.geometry import lps_affine, normal_of, same_cosines, stack_slices
-from volseg.io.dicom.header import SliceHeader
 from volseg.io.dicom.split import Part, differences, leave_out, split_series
 
 MAX_VOXELS = 2**32

@@ -9,9 +9,9 @@ from itertools import combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from volseg.io.dicom.files.header import SECONDARY_CAPTURE, SliceHeader
+from volseg.io.dicom.files.traits import TIMES, TRAITS, UNITS
 from volseg.io.dicom.geometry import COSINE_TOLERANCE, DUPLICATE_MM, SPACING_TOLERANCE, normal_of, rotation_degrees, same_cosines, same_spacing, stack_slices
-from volseg.io.dicom.header import SECONDARY_CAPTURE, SliceHeader
-from volseg.io.dicom.traits import TIMES, TRAITS, UNITS
 
 MAX_COMBINED = 3
 """Most attributes that tell stacks apart together, e.g. echo, phase and kind of image; more would fit anything."""
@@ -152,7 +152,7 @@ def split_stack(slices: Sequence[SliceHeader]) -> list[Part]:
     Returns
     -------
     list of Part
-        One a value of the first attribute of :data:`~volseg.io.dicom.traits.TRAITS`, else of the smallest combination of them, that leaves no position twice and at least two
+        One a value of the first attribute of :data:`~volseg.io.dicom.files.traits.TRAITS`, else of the smallest combination of them, that leaves no position twice and at least two
         slices in each part; of several that do, one that gives every part the same positions. Else by time, where whole stacks follow one another. A single part where there is
         nothing to divide, or nothing does: positions that stay double are then refused. Stacks that a multi-frame object names (StackID) are also divided where together they are
         no even grid.

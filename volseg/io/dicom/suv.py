@@ -13,8 +13,8 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from volseg.errors import InputError
-from volseg.io.dicom.archive import Member
-from volseg.io.dicom.dataset import TagError, damaged, open_dataset, parse_errors, text_of
+from volseg.io.dicom.files.archive import Member
+from volseg.io.dicom.files.dataset import TagError, damaged, open_dataset, parse_errors, text_of
 from volseg.io.dicom.series import Series
 
 SUV_UNITS = "SUVbw"

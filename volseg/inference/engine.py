@@ -1,0 +1,176 @@
+"""Run a plan on a scan: resample, normalise, slide, blend, decide and restore, with no more in memory than a slab of scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.errors import BundleError
+from volseg.geometry import Grid, reorient
+from volseg.inference.executors import Executor
+from volseg.inference.intensity import apply_intensity
+from volseg.inference.plan import InferencePlan
+from volseg.inference.streaming import Axis, Restorer, match_monai, resample, stream
+from volseg.inference.streaming.resample import Spacing
+from volseg.inference.streaming.sliding import Progress, Tally, slab_axis
+from volseg.io import Volume
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkInput:
+    """A scan as the network wants it.
+
+    Parameters
+    ----------
+    image : ndarray, float32, (channels, x, y, z)
+        Resampled and normalised.
+    grid : Grid
+        Where its voxels lie.
+    oriented : Grid
+        The scan's own voxels, axes as the network wants them.
+    spacing : Spacing
+        From ``oriented`` to ``grid``.
+    """
+
+    image: Floats
+    grid: Grid
+    oriented: Grid
+    spacing: Spacing
+
+
+@dataclass
+class StageTimes:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, since: float) -> float:
+        """Add the time since a moment to a stage; returns now."""
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - since
+        return now
+
+
+def can_run(plan: InferencePlan, volume: Volume) -> bool:
+    """Whether the engine can resample this scan; a sheared one needs a full affine and runs through MONAI."""
+    return plan.spacing is None or match_monai(volume.grid, plan.spacing) is not None
+
+
+def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
+    """Orient, resample and normalise a scan.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What the bundle asks for.
+    volume : Volume
+        One channel.
+
+    Returns
+    -------
+    NetworkInput
+    """
+    array, oriented = (volume.array, volume.grid) if plan.orientation is None else reorient(volume.array, volume.grid, plan.orientation)
+    image: Floats | None = None
+    if plan.before or not _is_finite(array):
+        image = _finite(np.array(array, dtype=np.float32))[None]
+        image = _apply(image, plan.before)
+        array = image[0]
+    spacing = Spacing(oriented, (1.0, 1.0, 1.0)) if plan.spacing is None else match_monai(oriented, plan.spacing)
+    assert spacing is not None
+    kind = Axis.nearest if plan.interpolation == "nearest" else Axis.linear
+    axes = [kind(n, m, step) for n, m, step in zip(oriented.shape, spacing.grid.shape, spacing.steps, strict=True)]
+    out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, threads())[None]
+    return NetworkInput(_apply(out, plan.after), spacing.grid, oriented, spacing)
+
+
+def run(
+    plan: InferencePlan, volume: Volume, executor: Executor, *, classes: int, progress: Progress | None = None
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], NetworkInput, dict[str, float], Tally]:
+    """Segment a scan.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        From :func:`~volseg.inference.plan.read_plan`.
+    volume : Volume
+        The scan.
+    executor : Executor
+        The network.
+    classes : int
+        Number of label values.
+    progress : callable, optional
+        Called with (windows done, windows in all).
+
+    Returns
+    -------
+    label : ndarray of unsigned integers, (i, j, k)
+        On the scan's own grid.
+    prepared : NetworkInput
+        What the network saw.
+    seconds : dict
+        Per stage.
+    tally : Tally
+        Windows, and how many were repeats of a constant one.
+
+    Raises
+    ------
+    BundleError
+        When the scores are not finite.
+    """
+    times, tally, began = StageTimes(), Tally(), perf_counter()
+    prepared = prepare(plan, volume)
+    began = times.add("preprocess", began)
+    label = np.zeros(volume.grid.shape, dtype=np.uint8 if classes <= 256 else np.uint16, order="F")
+    target: Any = label if plan.orientation is None else reorient(label, volume.grid, plan.orientation)[0]
+    axis = slab_axis(prepared.grid.shape, plan.window.roi)
+    restorer = Restorer(target, _restoring_axes(plan, prepared), axis, plan.decision, threads())
+    try:
+        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally):
+            if not np.isfinite(slab.scores.sum()):
+                msg = "the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
+                raise BundleError(msg)
+            began = times.add("network", began)
+            restorer.add(slab.start, slab.scores)
+            began = times.add("restore", began)
+    finally:
+        restorer.close()
+    return label, prepared, times.seconds, tally
+
+
+def threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _restoring_axes(plan: InferencePlan, prepared: NetworkInput) -> list[Axis]:
+    kind = Axis.nearest if plan.decision.nearest else Axis.linear
+    sizes = zip(prepared.grid.shape, prepared.oriented.shape, prepared.spacing.steps, strict=True)
+    return [kind(n, m, 1 / step) for n, m, step in sizes]
+
+
+def _apply(image: Floats, steps: Any) -> Floats:
+    for step in steps:
+        arguments: Mapping[str, Any] = step.arguments
+        image = apply_intensity(image, step.name, arguments)
+    return image
+
+
+def _is_finite(array: npt.NDArray[Any]) -> bool:
+    return array.dtype.kind in "iub" or bool(np.isfinite(array).all())
+
+
+def _finite(array: Floats) -> Floats:
+    """NaN and infinite voxels become the lowest finite value, as everywhere in volseg."""
+    inside = np.isfinite(array)
+    if not inside.all():
+        array[~inside] = array[inside].min()
+    return array

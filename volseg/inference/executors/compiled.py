@@ -1,0 +1,75 @@
+"""Converted networks on disk, so that a later run needs neither PyTorch nor MONAI.
+
+An entry is a folder named after the hash of everything the network depends on: weights, definition, versions, this layout. It holds the network (OpenVINO IR) and a manifest with
+the same facts and the SHA-256 of each file. What does not match its manifest, or was made by other versions, is not used and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from volseg.provenance import sha256_of
+
+LAYOUT = 1
+"""Raised whenever the files of an entry change their meaning."""
+
+MANIFEST = "manifest.json"
+
+
+def cache_folder() -> Path:
+    """``$VOLSEG_CACHE``, else ``$XDG_CACHE_HOME/volseg``, else ``~/.cache/volseg``."""
+    given = os.environ.get("VOLSEG_CACHE")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "volseg"
+
+
+def entry_for(facts: Mapping[str, Any]) -> Path:
+    """Folder of a network with these facts (JSON-ready); it may not exist."""
+    text = json.dumps({"layout": LAYOUT, **facts}, sort_keys=True)
+    return cache_folder() / "networks" / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_entry(entry: Path, facts: Mapping[str, Any]) -> dict[str, Path] | None:
+    """Files of an entry by name, or None where it is absent, incomplete, damaged or of other facts."""
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        files = {name: entry / name for name in manifest["files"]}
+        good = manifest["layout"] == LAYOUT and manifest["facts"] == dict(facts) and all(sha256_of(path) == manifest["files"][name] for name, path in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if good else None
+
+
+def write_entry(entry: Path, facts: Mapping[str, Any], staged: Path) -> None:
+    """Make an entry of the files in a folder, in one step; the folder is used up. A cache that cannot be written to is no error: the next run converts again."""
+    names = sorted(path.name for path in staged.iterdir())
+    manifest = {"layout": LAYOUT, "facts": dict(facts), "files": {name: sha256_of(staged / name) for name in names}}
+    (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    old = entry.with_name(f".{entry.name}-{uuid4().hex}")
+    if entry.exists():
+        entry.rename(old)
+    try:
+        staged.rename(entry)
+    except OSError:
+        # Another process was faster; its entry is as good.
+        shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def staging_folder() -> Path | None:
+    """A fresh folder inside the cache for :func:`write_entry`, or None where the cache cannot be written to."""
+    folder = cache_folder() / "networks" / f".new-{uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError:
+        return None
+    return folder

@@ -1,0 +1,9 @@
+"""The streaming engine: resample, windows, blending and the way back, slab by slab, in numpy alone."""
+
+from __future__ import annotations
+
+from volseg.inference.streaming.resample import Axis, match_monai, resample
+from volseg.inference.streaming.restore import Restorer
+from volseg.inference.streaming.sliding import Slab, SlidingWindow, stream
+
+__all__ = ["Axis", "Restorer", "Slab", "SlidingWindow", "match_monai", "resample", "stream"]

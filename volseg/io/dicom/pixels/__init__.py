@@ -1,0 +1,1 @@
+"""Frames decoded and rescaled into one array."""

@@ -1,9 +1,0 @@
-"""DICOM Segmentation objects (PS3.3 A.51): label maps out to them and back."""
-
-from __future__ import annotations
-
-from volseg.io.dicom.seg.place import seg_on_volume
-from volseg.io.dicom.seg.read import SegFrame, SegObject, SegSegment, read_seg
-from volseg.io.dicom.seg.write import write_seg
-
-__all__ = ["SegFrame", "SegObject", "SegSegment", "read_seg", "seg_on_volume", "write_seg"]

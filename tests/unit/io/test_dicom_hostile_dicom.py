@@ -33,7 +33,8 @@ from pydicom.uid import (
 from tests.dicom_factory import Scan, ramp, write
 from tests.unit.io.test_dicom_frames import enhanced
 from volseg.errors import InputError, VolsegError
-from volseg.io.dicom import elements, facts, find_series, read_series
+from volseg.io.dicom import find_series, read_series
+from volseg.io.dicom.files import elements, facts
 from volseg.io.dicom.files.archive import Member, list_members
 from volseg.io.dicom.files.dataset import open_dataset
 from volseg.io.dicom.files.header import SliceHeader, read_headers

@@ -14,9 +14,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 
 from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import InputError
-from volseg.io.dicom import pixels, read_series
+from volseg.io.dicom import read_series
 from volseg.io.dicom.files.archive import Member
 from volseg.io.dicom.files.header import SliceHeader
+from volseg.io.dicom.pixels import decode as pixels
 
 
 def frame_headers(path: Path, ds: Dataset, order: Sequence[int], **changes: object) -> list[SliceHeader]:

@@ -15,7 +15,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import InputError
-from volseg.io.dicom import archive, read_series
+from volseg.io.dicom import read_series
+from volseg.io.dicom.files import archive
 
 
 def pack(folder: Path, target: Path) -> Path:

@@ -63,7 +63,8 @@ def test_readme(folder, monkeypatch):
         if command.startswith("volseg infer scan.nii.gz"):
             shutil.copy(folder / "sample" / "sample_ct.nii.gz", folder / "scan.nii.gz")
         run(command, folder, monkeypatch)
-    assert sorted(path.name for path in (folder / "out").glob("sample_ct_dicom*")) == ["sample_ct_dicom_seg.json", "sample_ct_dicom_seg.nii.gz", "sample_ct_dicom_seg.png"]
+    endings = ("_rtstruct.dcm", "_seg.csv", "_seg.dcm", "_seg.html", "_seg.json", "_seg.nii.gz", "_seg.png", "_sr.dcm")
+    assert sorted(path.name for path in (folder / "out").glob("sample_ct_dicom*")) == [f"sample_ct_dicom{ending}" for ending in endings]
 
 
 @pytest.mark.parametrize("name", ["infer", "train"])

@@ -1,12 +1,10 @@
 """Arrays to image files: labels on exactly the grid of the scan they belong to, and images on any grid.
 
-Written by hand rather than through nibabel and SimpleITK: slice by slice without copies, the same bytes for the same content, and a full disk is noticed and said.
+Written by hand rather than through nibabel and SimpleITK: a few slices at a time without copies, the same bytes for the same content, and a full disk is noticed and said.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +14,11 @@ import numpy.typing as npt
 from volseg.errors import GeometryError, InputError
 from volseg.geometry import LPS_TO_RAS, Grid
 from volseg.io.atomic import written_beside
+from volseg.io.deflate import BLOCK, Wrapper, write_deflated
 from volseg.io.intensity import smallest_integer
 from volseg.io.nifti import placement
 from volseg.io.shear import settle_shear
 from volseg.io.volume import Volume
-
-COMPRESSION = 3
-"""Deflate level: labels shrink a hundredfold at any level, and higher ones only cost time."""
 
 WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats written, all single files: two files cannot appear at once."""
@@ -166,29 +162,40 @@ def _write(path: Path, array: npt.NDArray[Any], grid: Grid, dtype: np.dtype[Any]
     with written_beside(path) as temporary, temporary.open("xb") as file:
         if name.endswith(".nrrd"):
             file.write(_nrrd_header(grid, stored, description))
-            _write_gzip(file, b"", array, stored)
+            _write_packed(file, b"", array, stored, "gzip")
         elif name.endswith(".mha"):
             _write_metaimage(file, array, grid, stored, description)
         else:
             start = _nifti_header(grid, stored, description, header, label=label)
             if name.endswith(".gz"):
-                _write_gzip(file, start, array, stored)
+                _write_packed(file, start, array, stored, "gzip")
             else:
                 file.write(start)
                 _write_slices(file, array, stored)
 
 
-def _write_slices(stream: IO[bytes] | gzip.GzipFile, array: npt.NDArray[Any], stored: np.dtype[Any]) -> None:
-    """Write voxels with ``i`` running fastest, one slice at a time, so that no second copy of the array exists."""
-    for k in range(array.shape[2]):
-        stream.write(array[:, :, k].astype(stored).tobytes(order="F"))
+def _write_slices(stream: IO[bytes], array: npt.NDArray[Any], stored: np.dtype[Any]) -> None:
+    """Write voxels with ``i`` running fastest, a few slices at a time, so that no second copy of the array exists."""
+    for number in range(_slab_count(array, stored)):
+        stream.write(_slab(array, stored, number))
 
 
-def _write_gzip(file: IO[bytes], start: bytes, array: npt.NDArray[Any], stored: np.dtype[Any]) -> None:
-    """Compress with neither file name nor time in the gzip header, so that equal content gives equal bytes."""
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=file, mtime=0) as stream:
-        stream.write(start)
-        _write_slices(stream, array, stored)
+def _write_packed(file: IO[bytes], start: bytes, array: npt.NDArray[Any], stored: np.dtype[Any], wrapper: Wrapper) -> None:
+    """Write ``start`` and the voxels compressed; the parts follow from shape and dtype alone, so that equal content gives equal bytes."""
+    write_deflated(file, lambda number: (start if number == 0 else b"") + _slab(array, stored, number), _slab_count(array, stored), wrapper)
+
+
+def _slab_height(array: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
+    return max(1, BLOCK // (array.shape[0] * array.shape[1] * stored.itemsize))
+
+
+def _slab_count(array: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
+    return -(-array.shape[2] // _slab_height(array, stored))
+
+
+def _slab(array: npt.NDArray[Any], stored: np.dtype[Any], number: int) -> bytes:
+    height = _slab_height(array, stored)
+    return array[:, :, number * height : (number + 1) * height].astype(stored).tobytes(order="F")
 
 
 def _nifti_header(grid: Grid, stored: np.dtype[Any], description: str, like: Any, *, label: bool) -> bytes:
@@ -252,10 +259,7 @@ def _write_metaimage(file: IO[bytes], array: npt.NDArray[Any], grid: Grid, store
     tail += f"DimSize = {' '.join(map(str, grid.shape))}\nElementType = MET_{METAIMAGE_TYPES[stored.name]}\nElementDataFile = LOCAL\n"
     file.write(f"{head}{0:<16}\n{tail}".encode())
     start = file.tell()
-    packer = zlib.compressobj(COMPRESSION)
-    for k in range(array.shape[2]):
-        file.write(packer.compress(array[:, :, k].astype(stored).tobytes(order="F")))
-    file.write(packer.flush())
+    _write_packed(file, b"", array, stored, "zlib")
     size = file.tell() - start
     file.seek(len(head.encode()))
     file.write(f"{size:<16}".encode())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from volseg.errors import InputError
+from volseg.io.deflate import Inflater, TrailingBytesError
 
 GZIP_MAGIC = b"\x1f\x8b"
 """First two bytes of a gzip member (RFC 1952, 2.3.1)."""
@@ -53,7 +53,7 @@ class ByteStream:
         self.compressed = self._file.read(2) == GZIP_MAGIC
         self._file.seek(0)
         self._hashing = _HashingReader(self._file)
-        self._stream: gzip.GzipFile | _HashingReader = gzip.GzipFile(fileobj=self._hashing, mode="rb") if self.compressed else self._hashing  # type: ignore[call-overload]
+        self._stream: Inflater | _HashingReader = Inflater(self._hashing.read) if self.compressed else self._hashing
 
     def __enter__(self) -> ByteStream:
         return self
@@ -125,7 +125,7 @@ class ByteStream:
         except EOFError as error:
             msg = f"{self.path}: the compressed file is truncated (it ends before its gzip end marker, {self.file_size} bytes on disk); copy or export it again"
             raise InputError(msg) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
+        except gzip.BadGzipFile as error:
             msg = f"{self.path}: the compressed data is damaged ({error}); copy or export it again"
             raise InputError(msg) from error
         except OSError as error:
@@ -134,19 +134,16 @@ class ByteStream:
 
 
 class _HashingReader:
-    """The few methods gzip needs of a file, with every byte hashed as it passes."""
+    """A file, with every byte hashed as it passes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self.sha256.update(data)
         return data
-
-    def seekable(self) -> bool:
-        return False
 
 
 def sha256_of(*paths: Path) -> str:
@@ -178,26 +175,28 @@ def check_deflated(path: Path, start: int, claimed: int, length: int) -> None:
     InputError
         If it ends early, its checksum is wrong, or it gives fewer bytes.
     """
-    total = 0
+    total, left = 0, length
     with path.open("rb") as file:
         file.seek(start)
-        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        data, left = file.read(min(CHUNK, length)), length - min(CHUNK, length)
+
+        def within(size: int) -> bytes:
+            nonlocal left
+            data = file.read(min(size, left))
+            left -= len(data)
+            return data
+
+        stream = Inflater(within)
         try:
-            while data and total <= claimed:
-                total += len(decoder.decompress(data, CHUNK))
-                if decoder.eof and decoder.unused_data[:2] == GZIP_MAGIC:
-                    data, decoder = decoder.unused_data, zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-                elif decoder.eof:
-                    break
-                elif decoder.unconsumed_tail:
-                    data = decoder.unconsumed_tail
-                else:
-                    data, left = file.read(min(CHUNK, left)), left - min(CHUNK, left)
-            total += len(decoder.flush()) if total < claimed else 0
-        except zlib.error as error:
+            while total <= claimed and (part := stream.read(CHUNK)):
+                total += len(part)
+        except TrailingBytesError:
+            # ITK reads as many voxels as the header claims and leaves the rest, and so do other readers.
+            pass
+        except gzip.BadGzipFile as error:
             msg = f"{path}: the compressed data is damaged ({error}); copy or export it again"
             raise InputError(msg) from error
-    if total < claimed or (total == claimed and not decoder.eof):
+        except EOFError:
+            total = min(total, claimed)
+    if total < claimed or (total == claimed and not stream.complete):
         msg = f"{path}: the file is truncated ({total} of the {claimed} bytes of voxels its header describes, or its end marker is missing); copy or export it again"
         raise InputError(msg)

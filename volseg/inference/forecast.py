@@ -1,0 +1,266 @@
+"""What a run will take, told before it: windows, seconds, peak memory; and whether it fits into a limit.
+
+All of it is arithmetic on shapes and on what :mod:`volseg.inference.calibration` measured; no network runs here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.errors import InputError
+from volseg.geometry import Grid, reorient
+from volseg.inference.calibration import Calibration
+from volseg.inference.memory import format_bytes
+from volseg.inference.plan import InferencePlan
+from volseg.inference.streaming import SlidingWindow, match_monai
+from volseg.inference.streaming.sliding import slab_axis
+from volseg.inference.windows import count_windows, padding, window_sizes, window_starts
+
+FLOAT = 4
+"""Bytes of a float32."""
+
+DEFAULT_SECONDS_PER_VOXEL = {"read": 5e-8, "preprocess": 2.5e-8, "restore": 7e-8, "write": 4e-8}
+"""For each voxel of the scan, until a run on this machine has been measured: a gzipped 512x512x300 CT on two cores of a Xeon Platinum at 2 GHz, three classes."""
+
+HEADROOM = 1.1
+"""A limit that is told in an error message should work when it is given: this much over the forecast."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One scan and one network, as numbers.
+
+    Parameters
+    ----------
+    scan_shape : tuple of 3 int
+        Voxels of the scan, axes as the network wants them.
+    network_shape : tuple of 3 int
+        Voxels of the network's input.
+    channels, classes : int
+        Of the network's input and output.
+    window : SlidingWindow
+        How windows are laid.
+    float_scan : bool
+        Whether the scan is needed in float32 before it is resampled.
+    repeated : int
+        Windows that need no network since an equal one was computed.
+    """
+
+    scan_shape: tuple[int, int, int]
+    network_shape: tuple[int, int, int]
+    channels: int
+    classes: int
+    window: SlidingWindow
+    float_scan: bool = False
+    repeated: int = 0
+
+    @property
+    def voxels(self) -> int:
+        """Of the scan."""
+        return prod(self.scan_shape)
+
+    @property
+    def windows(self) -> int:
+        """In all."""
+        return count_windows(self.network_shape, self.window.roi, self.window.overlap)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take.
+
+    Parameters
+    ----------
+    windows, repeated : int
+        Windows in all, and those of them that take no time.
+    stages_s : mapping of str to float, or None
+        Seconds per stage; None without a calibration.
+    memory_bytes : mapping of str to int
+        What is in memory when most is.
+    """
+
+    windows: int
+    repeated: int
+    stages_s: Mapping[str, float] | None
+    memory_bytes: Mapping[str, int]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages, program start left out."""
+        return None if self.stages_s is None else sum(self.stages_s.values())
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Resident memory of the process at its highest."""
+        return sum(self.memory_bytes.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON of a run or a dry run; ``seconds`` is None without a calibration."""
+        return {
+            "windows": self.windows,
+            "repeated_windows": self.repeated,
+            "seconds": None if self.seconds is None else round(self.seconds, 2),
+            "stages_s": None if self.stages_s is None else {stage: round(seconds, 3) for stage, seconds in self.stages_s.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "memory_bytes": dict(self.memory_bytes),
+        }
+
+
+def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, float_scan: bool = False) -> Workload | None:
+    """Shapes of a run.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What the bundle asks for.
+    grid : Grid
+        Of the scan.
+    channels, classes : int
+        Of the network.
+    float_scan : bool
+        Whether the scan must be copied to float32 whatever the plan says (NaN or infinite voxels).
+
+    Returns
+    -------
+    Workload or None
+        None for a grid the engine cannot resample.
+    """
+    # Only the grid is turned; one voxel stands for all.
+    oriented = grid if plan.orientation is None else reorient(np.broadcast_to(np.uint8(0), grid.shape), grid, plan.orientation)[1]
+    if plan.spacing is None:
+        return Workload(oriented.shape, oriented.shape, channels, classes, plan.window, float_scan or bool(plan.before))
+    spacing = match_monai(oriented, plan.spacing)
+    return None if spacing is None else Workload(oriented.shape, spacing.grid.shape, channels, classes, plan.window, float_scan or bool(plan.before))
+
+
+def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int:
+    """Windows of a prepared image that hold one value only and whose equal was computed before.
+
+    Parameters
+    ----------
+    image : ndarray, float32, (channels, x, y, z)
+        The network's input.
+    window : SlidingWindow
+        How windows are laid; an image smaller than a window is padded, which is taken for not constant.
+    """
+    size = image.shape[1:]
+    roi = window_sizes(size, window.roi)
+    if any(before or after for before, after in padding(size, roi)):
+        return 0
+    places = product(*(window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)))
+    constant = 0
+    values = set()
+    for x, y, z in places:
+        part = image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]]
+        corner = part[:, :1, :1, :1]
+        # Most windows are told by a few voxels.
+        if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all():
+            constant += 1
+            values.add(corner.tobytes())
+    return constant - len(values)
+
+
+def memory_model(work: Workload, batch: int, network_bytes: int, resident: int) -> dict[str, int]:
+    """What is in memory when most is, by part (bytes).
+
+    Parameters
+    ----------
+    work : Workload
+        The run.
+    batch : int
+        Windows at once.
+    network_bytes : int
+        From the calibration with this batch.
+    resident : int
+        Of the process once the scan is read and the network loaded, before any window.
+    """
+    roi = window_sizes(work.network_shape, work.window.roi)
+    network_voxels, window_voxels = prod(work.network_shape), prod(roi)
+    base = {"scan and programs": resident, "label": work.voxels * (1 if work.classes <= 256 else 2), "network input": work.channels * network_voxels * FLOAT}
+    preparing = {**base, "scan in float32": work.voxels * FLOAT if work.float_scan else 0}
+    padded = prod(max(n, w) for n, w in zip(work.network_shape, roi, strict=True))
+    axis = slab_axis(work.network_shape, work.window.roi)
+    slab = prod(max(n, w) for number, (n, w) in enumerate(zip(work.network_shape, roi, strict=True)) if number != axis) * roi[axis]
+    running = {
+        **base,
+        "padding": work.channels * padded * FLOAT if padded > network_voxels else 0,
+        # Scores and their weights, and once more the part that is being restored.
+        "slab of scores": (2 * work.classes + 1) * slab * FLOAT,
+        # A batch in and out, the product with the weights, and the scores kept for constant windows.
+        "windows": (batch * (2 * work.channels + 2 * work.classes) + work.classes + 1) * window_voxels * FLOAT,
+        "network": network_bytes,
+    }
+    largest = max(preparing, running, key=lambda parts: sum(parts.values()))
+    return {name: amount for name, amount in largest.items() if amount}
+
+
+def forecast(work: Workload, calibration: Calibration | None, *, batch: int, resident: int, read_s: float | None = None) -> Forecast:
+    """Foretell a run.
+
+    Parameters
+    ----------
+    work : Workload
+        The run.
+    calibration : Calibration or None
+        Of this network with this batch on this machine; without it there are no seconds, and memory lacks the network's own.
+    batch : int
+        Windows at once.
+    resident : int
+        Bytes in RAM before the run, scan included.
+    read_s : float, optional
+        Seconds the reading took, where it is over.
+    """
+    memory = memory_model(work, batch, calibration.network_bytes if calibration else 0, resident)
+    if calibration is None:
+        return Forecast(work.windows, work.repeated, None, memory)
+    rates = {**DEFAULT_SECONDS_PER_VOXEL, **calibration.seconds_per_voxel}
+    stages = {stage: rate * work.voxels for stage, rate in rates.items()}
+    stages["network"] = (work.windows - work.repeated) * calibration.seconds_per_window
+    if read_s is not None:
+        stages["read"] = read_s
+    return Forecast(work.windows, work.repeated, {stage: stages[stage] for stage in ("read", "preprocess", "network", "restore", "write")}, memory)
+
+
+def fit_batch(limit: int, batch: int, foretell: Callable[[int], Forecast], name: str) -> int:
+    """The largest batch, halving from the executor's own, with which a run stays within a limit.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes the process may use.
+    batch : int
+        Windows at once that the executor likes.
+    foretell : callable
+        Batch -> forecast.
+    name : str
+        The scan, for the message.
+
+    Raises
+    ------
+    InputError
+        When not even single windows fit; with the numbers and what would help.
+    """
+    while True:
+        told = foretell(batch)
+        if told.peak_memory_bytes <= limit:
+            return batch
+        if batch == 1:
+            raise InputError(_too_little(limit, told, name))
+        batch //= 2
+
+
+def _too_little(limit: int, told: Forecast, name: str) -> str:
+    parts = ", ".join(f"{part} {format_bytes(amount)}" for part, amount in sorted(told.memory_bytes.items(), key=lambda item: -item[1]))
+    # A tenth more, in steps the option can be given in.
+    enough = -(-int(told.peak_memory_bytes * HEADROOM) // 10**8) / 10
+    return (
+        f"{name}: --max-memory {format_bytes(limit)} is too little: the run needs at least {format_bytes(told.peak_memory_bytes)} ({parts}); "
+        f"give --max-memory {enough:.1f}G, use a bundle with coarser spacing or smaller windows, or crop the scan"
+    )

@@ -186,11 +186,11 @@ def _write_packed(file: IO[bytes], start: bytes, array: npt.NDArray[Any], stored
 
 
 def _slab_height(array: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
-    return max(1, BLOCK // (array.shape[0] * array.shape[1] * stored.itemsize))
+    return max(1, BLOCK // (int(array.shape[0]) * int(array.shape[1]) * stored.itemsize))
 
 
 def _slab_count(array: npt.NDArray[Any], stored: np.dtype[Any]) -> int:
-    return -(-array.shape[2] // _slab_height(array, stored))
+    return -(-int(array.shape[2]) // _slab_height(array, stored))
 
 
 def _slab(array: npt.NDArray[Any], stored: np.dtype[Any], number: int) -> bytes:

@@ -14,7 +14,7 @@ from volseg.errors import InputError
 from volseg.io.dicom.files.archive import Member
 from volseg.io.dicom.files.dataset import NATIVE_SYNTAXES, damaged, open_dataset, parse_errors, printable
 from volseg.io.dicom.files.header import SliceHeader
-from volseg.io.dicom.pixels.extended import JPEG_EXTENDED, decode_extended
+from volseg.io.dicom.pixels.encoded import HIGH_THROUGHPUT, decode_encoded
 from volseg.io.dicom.pixels.native import read_native
 
 Progress = Callable[[int, int], None]
@@ -22,9 +22,6 @@ Progress = Callable[[int, int], None]
 
 DECODER_PACKAGE = "python-gdcm"
 """Decodes JPEG, JPEG Lossless, JPEG-LS and (High-Throughput) JPEG 2000 (BSD licence); RLE and the uncompressed syntaxes need nothing."""
-
-HIGH_THROUGHPUT = {"1.2.840.10008.1.2.4.201": "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.202": "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.203": "1.2.840.10008.1.2.4.91"}
-"""JPEG 2000 syntaxes whose decoder also reads High-Throughput JPEG 2000 (ISO/IEC 15444-15): GDCM's OpenJPEG does since 2.5, pydicom does not ask it to."""
 
 MAX_THREADS = 8
 """Each thread holds one unpacked slice beside the volume, so this bounds the extra memory; reading is bound by the disk or the memory bus well before."""
@@ -104,6 +101,7 @@ def _tasks(slices: Sequence[SliceHeader]) -> list[Task]:
         files.setdefault((str(header.member.path), header.member.inside), []).append((k, header))
     tasks: list[Task] = []
     for frames in files.values():
+        frames.sort(key=lambda entry: entry[1].frame or 0)
         # A packed file would have to be unpacked again by every task, and a compressed one parsed again.
         divisible = frames[0][1].transfer_syntax in NATIVE_SYNTAXES and frames[0][1].member.inside is None
         step = FRAMES_PER_TASK if divisible else len(frames)
@@ -129,8 +127,7 @@ def _parsed_frames(headers: Sequence[SliceHeader]) -> Iterator[npt.NDArray[Any]]
     dataset = open_dataset(member, pixels=True)
     try:
         _check_complete(dataset, headers)
-        for header in headers:
-            frame = _decode(dataset, header)
+        for header, frame in zip(headers, _frames(dataset, headers), strict=True):
             if frame.shape != (header.rows, header.columns):
                 msg = f"{member}: its pixels are {frame.shape}, the header says {header.rows} rows and {header.columns} columns; copy it again"
                 raise InputError(msg)
@@ -152,40 +149,66 @@ def _check_complete(dataset: Any, headers: Sequence[SliceHeader]) -> None:
         raise InputError(msg)
 
 
-def _decode(dataset: Any, header: SliceHeader) -> npt.NDArray[Any]:
-    from pydicom.pixels import get_decoder
+def _frames(dataset: Any, headers: Sequence[SliceHeader]) -> Iterator[npt.NDArray[Any]]:
+    decoder = _decoder_of(headers[0])
+    encoded = _Encoded(dataset) if decoder.UID.is_encapsulated else None
+    for header in headers:
+        try:
+            frame = decoder.as_array(dataset, raw=True, index=header.frame)[0] if encoded is None else decode_encoded(encoded.frame(header.frame or 0), header, decoder)
+        except parse_errors() as error:
+            where = "" if header.frame is None else f"frame {header.frame + 1}: "
+            reason = printable(str(error))[:300]
+            msg = f"{header.member}: {where}pixels in {_syntax_name(header)} cannot be decoded ({reason}); copy it again or convert it, e.g. with gdcmconv --raw"
+            raise InputError(msg) from error
+        yield frame
 
-    member = header.member
-    syntax = dataset.file_meta.TransferSyntaxUID
-    name = printable(f"{getattr(syntax, 'name', 'unnamed')} ({syntax})")
+
+def _decoder_of(header: SliceHeader) -> Any:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
     try:
-        decoder = get_decoder(HIGH_THROUGHPUT.get(syntax, syntax))
+        decoder = get_decoder(UID(HIGH_THROUGHPUT.get(header.transfer_syntax, header.transfer_syntax)))
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
-        msg = f"{member}: transfer syntax {name} cannot be decoded; convert it, e.g. with dcmtk's dcmconv or dcmdjpeg"
+        msg = f"{header.member}: transfer syntax {_syntax_name(header)} cannot be decoded; convert it, e.g. with dcmtk's dcmconv or dcmdjpeg"
         raise InputError(msg) from error
     if not decoder.is_available:
-        msg = f"{member}: transfer syntax {name} needs a decoder that is not installed; run: pip install {DECODER_PACKAGE}"
+        msg = f"{header.member}: transfer syntax {_syntax_name(header)} needs a decoder that is not installed; run: pip install {DECODER_PACKAGE}"
         raise InputError(msg)
-    try:
-        if syntax == JPEG_EXTENDED and header.bits_stored > 8:
-            return decode_extended(_encoded_frame(dataset, header), header.rows, header.columns, header.bits_stored, header.signed)
-        # A decoder refuses a data set of another syntax than its own.
-        dataset.file_meta.TransferSyntaxUID = decoder.UID
-        array, _ = decoder.as_array(dataset, raw=True, index=header.frame)
-    except parse_errors() as error:
-        reason = printable(str(error))[:300]
-        where = "" if header.frame is None else f"frame {header.frame + 1}: "
-        msg = f"{member}: {where}pixels in {name} cannot be decoded ({reason}); copy it again or convert it, e.g. with gdcmconv --raw"
-        raise InputError(msg) from error
-    frame: npt.NDArray[Any] = array
-    return frame
+    return decoder
 
 
-def _encoded_frame(dataset: Any, header: SliceHeader) -> bytes:
-    from pydicom.encaps import get_frame
+def _syntax_name(header: SliceHeader) -> str:
+    from pydicom.uid import UID
 
-    encoded: bytes = get_frame(dataset.PixelData, header.frame or 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
-    return encoded
+    return printable(f"{UID(header.transfer_syntax).name or 'unnamed'} ({header.transfer_syntax})")
+
+
+class _Encoded:
+    """The compressed frames of one file, cut out in one pass where they are asked for in their order."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._rewind()
+
+    def _rewind(self) -> None:
+        from pydicom.encaps import generate_frames
+
+        ds = self._dataset
+        table = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds else None
+        self._frames = generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames") or 1), extended_offsets=table)
+        self._next = 0
+
+    def frame(self, index: int) -> bytes:
+        """The bytes of one frame, its fragments joined."""
+        if index < self._next:
+            self._rewind()
+        for encoded in self._frames:
+            self._next += 1
+            if self._next > index:
+                return bytes(encoded)
+        msg = f"there are only {self._next} frames"
+        raise ValueError(msg)
 
 
 def _is_whole(slices: Sequence[SliceHeader]) -> bool:

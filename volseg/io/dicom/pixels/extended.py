@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from volseg.io.dicom.pixels.complaints import complaints_raised
+
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 """JPEG Extended, processes 2 (8 bits) and 4 (12 bits) (PS3.5 A.4.2)."""
-
-EXPECTED_COMPLAINT = "Unsupported JPEG data precision 12"
-"""GDCM's 8-bit decoder says this before the 12-bit one is asked; it means nothing."""
-
-_STDERR = Lock()
 
 
 def decode_extended(encoded: bytes, rows: int, columns: int, bits: int, signed: bool) -> npt.NDArray[Any]:
@@ -60,14 +51,11 @@ def decode_extended(encoded: bytes, rows: int, columns: int, bits: int, signed: 
     codec.SetPlanarConfiguration(0)
     codec.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     codec.SetPixelFormat(gdcm.PixelFormat(1, 16, bits, bits - 1, int(signed)))
-    with _stderr_kept() as said:
-        decoded = codec.Decode(packed, unpacked)
-        said.seek(0)
-        complaints = [line for line in said.read().decode(errors="replace").splitlines() if line.strip() and EXPECTED_COMPLAINT not in line]
-    content = unpacked.GetByteValue() if decoded and not complaints else None
-    if content is None:
-        msg = f"GDCM: {complaints[0] if complaints else 'no JPEG stream of 12 bits'}"
-        raise RuntimeError(msg)
+    with complaints_raised():
+        content = unpacked.GetByteValue() if codec.Decode(packed, unpacked) else None
+        if content is None:
+            msg = "GDCM finds no JPEG stream of 12 bits"
+            raise RuntimeError(msg)
     # GDCM's Python wrapper hands bytes over as text.
     values = np.frombuffer(content.GetBuffer().encode("utf-8", "surrogateescape"), "<u2").reshape(rows, columns)
     return _extend_sign(values, bits) if signed else values
@@ -76,17 +64,3 @@ def decode_extended(encoded: bytes, rows: int, columns: int, bits: int, signed: 
 def _extend_sign(values: npt.NDArray[np.uint16], bits: int) -> npt.NDArray[np.int16]:
     shift = 16 - bits
     return np.asarray((values << shift).view("<i2") >> shift, dtype=np.int16)
-
-
-@contextmanager
-def _stderr_kept() -> Iterator[IO[bytes]]:
-    """Catch what C code writes to stderr, for one thread at a time: a line for each slice would make a user think that nothing worked."""
-    with _STDERR, tempfile.TemporaryFile() as kept:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        try:
-            os.dup2(kept.fileno(), 2)
-            yield kept
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

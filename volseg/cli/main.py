@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dicom": ("volseg.cli.dicom:dicom", "List and convert DICOM series."),
     "sample": ("volseg.cli.sample:sample", "Write a synthetic CT or MRI with its ground truth."),
     "bundle": ("volseg.cli.bundle:bundle", "List, describe and check MONAI bundles."),
+    "bench": ("volseg.cli.bench:bench", "Time a bundle on this machine, engine by engine."),
 }
 """Name -> (where the command lives, its one-line help); the help is here so that listing commands imports none of them."""
 

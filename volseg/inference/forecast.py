@@ -252,11 +252,12 @@ def fit_batch(limit: int, batch: int, foretell: Callable[[int], Forecast], name:
         if told.peak_memory_bytes <= limit:
             return batch
         if batch == 1:
-            raise InputError(_too_little(limit, told, name))
+            raise InputError(too_little(limit, told, name))
         batch //= 2
 
 
-def _too_little(limit: int, told: Forecast, name: str) -> str:
+def too_little(limit: int, told: Forecast, name: str) -> str:
+    """The message that refuses a run which does not fit: what it needs, for what, and what to do."""
     parts = ", ".join(f"{part} {format_bytes(amount)}" for part, amount in sorted(told.memory_bytes.items(), key=lambda item: -item[1]))
     # A tenth more, in steps the option can be given in.
     enough = -(-int(told.peak_memory_bytes * HEADROOM) // 10**8) / 10

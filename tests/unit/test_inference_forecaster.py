@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from volseg.errors import InputError
+from volseg.geometry import Grid
+from volseg.inference.forecaster import Forecaster, forecast_stock
+from volseg.inference.memory import resident_bytes
+from volseg.inference.plan import InferencePlan
+from volseg.inference.streaming import SlidingWindow
+from volseg.inference.streaming.restore import Decision
+
+FACTS = {"engine": "fake", "weights_sha256": "0" * 64}
+LARGE, SMALL = Grid((80, 80, 80), np.eye(4)), Grid((20, 20, 20), np.eye(4))
+PLAN = InferencePlan("RAS", (1.0, 1.0, 1.0), "bilinear", (), (), SlidingWindow((32, 32, 32), (0.5, 0.5, 0.5)), Decision())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VOLSEG_CACHE", str(tmp_path / "cache"))
+
+
+class Hungry:
+    """Takes 100 MB for each window while it runs."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.calls = batch, 0
+
+    def __call__(self, windows):
+        self.calls += 1
+        space = np.ones(len(windows) * 100_000_000, np.uint8)
+        return np.zeros((len(windows), 2, *windows.shape[2:]), np.float32) + space[-1]
+
+
+def forecaster(executor) -> Forecaster:
+    return Forecaster(PLAN, executor, FACTS, channels=1, classes=2)
+
+
+def test_the_network_is_measured_once_and_remembered_by_the_next_process():
+    first, second = Hungry(1), Hungry(1)
+    told = forecaster(first).forecast(LARGE, "scan")
+    assert (first.calls, told.windows) == (2, 4**3)
+    assert told.seconds > 0 and 90e6 < told.memory_bytes["network"] < 130e6
+    again = forecaster(second).forecast(LARGE, "scan")
+    assert second.calls == 0 and again.stages_s == told.stages_s
+
+
+def test_few_windows_are_not_worth_a_measurement_unless_asked():
+    executor = Hungry(1)
+    assert forecaster(executor).forecast(SMALL, "scan").seconds is None
+    assert executor.calls == 0
+    assert forecaster(executor).forecast(SMALL, "scan", always=True).seconds > 0
+    assert executor.calls == 2
+
+
+def test_another_window_size_is_another_calibration():
+    forecaster(Hungry(1)).forecast(LARGE, "scan")
+    other = Hungry(1)
+    plan = InferencePlan("RAS", (1.0, 1.0, 1.0), "bilinear", (), (), SlidingWindow((32, 32, 16), (0.5, 0.5, 0.5)), Decision())
+    Forecaster(plan, other, FACTS, channels=1, classes=2).forecast(LARGE, "scan")
+    assert other.calls == 2
+
+
+def test_constant_windows_take_no_time():
+    image = np.random.default_rng(0).random((1, 80, 80, 80), dtype=np.float32)
+    image[:, :48] = 0
+    told = forecaster(Hungry(1)).forecast(LARGE, "scan", image=image)
+    # Of the starts 0, 16, 32, 48 the first two lie in the constant part (0-31, 16-47), 16 windows each; one of them is computed.
+    assert told.repeated == 31
+    assert told.stages_s["network"] == pytest.approx((64 - 31) / 64 * forecaster(Hungry(1)).forecast(LARGE, "scan").stages_s["network"])
+
+
+def test_a_limit_makes_the_batch_smaller_or_refuses():
+    resident = resident_bytes()
+    plain = Hungry(4)
+    needed = forecaster(plain).forecast(LARGE, "scan").peak_memory_bytes - resident
+    assert plain.batch == 4 and needed > 400e6
+    # Three windows' worth is left: batches of two fit.
+    executor = Hungry(4)
+    told = forecaster(executor).forecast(LARGE, "scan", limit=resident_bytes() + 300_000_000)
+    assert executor.batch == 2
+    assert told.peak_memory_bytes <= resident_bytes() + 300_000_000
+    with pytest.raises(InputError, match=r"scan: --max-memory .* is too little: the run needs at least .* give --max-memory [0-9.]+G"):
+        forecaster(Hungry(4)).forecast(LARGE, "scan", limit=resident_bytes() + 50_000_000)
+
+
+def test_a_run_teaches_the_next_forecast():
+    mine = forecaster(Hungry(1))
+    mine.forecast(LARGE, "scan")
+    mine.learn(64, {"network": 6.4, "restore": 2.0}, 80**3)
+    told = forecaster(Hungry(1)).forecast(Grid((80, 80, 160), np.eye(4)), "scan")
+    assert told.stages_s["network"] == pytest.approx(told.windows * 0.1)
+    assert told.stages_s["restore"] == pytest.approx(4.0)
+
+
+def test_nothing_is_learnt_of_a_network_that_was_never_measured():
+    mine = forecaster(Hungry(1))
+    mine.forecast(SMALL, "scan")
+    mine.learn(1, {"network": 1.0}, 20**3)
+    assert forecaster(Hungry(1)).forecast(SMALL, "scan").seconds is None
+
+
+def test_a_sheared_scan_is_refused_with_a_way_out():
+    affine = np.eye(4)
+    affine[0, 1] = 0.1
+    with pytest.raises(InputError, match=r"scan: .*--engine monai"):
+        forecaster(Hungry(1)).forecast(Grid((40, 40, 40), affine), "scan")
+
+
+@pytest.mark.parametrize(("shape", "classes", "measured"), [((512, 512, 99), 3, 2.8e9), ((512, 512, 99), 25, 10.1e9), ((512, 512, 304), 3, 5.5e9)])
+def test_stock_monai_needs_what_was_measured_of_it(shape, classes, measured):
+    """The peaks of whole MONAI processes in the design notes, whose programs (torch, MONAI, weights) take 0.6 GB."""
+    told = forecast_stock(Grid(shape, np.eye(4)), "scan", classes=classes, windows=1)
+    assert told.peak_memory_bytes - resident_bytes() + 0.6e9 == pytest.approx(measured, rel=0.2)
+
+
+def test_stock_monai_is_refused_under_a_limit():
+    with pytest.raises(InputError, match=r"scan: --max-memory 4.0 GB is too little: .*scores of all classes"):
+        forecast_stock(Grid((512, 512, 99), np.eye(4)), "scan", classes=25, windows=75, limit=4 * 10**9)

@@ -1,0 +1,141 @@
+"""A loaded network's forecasts: finds or makes its calibration, keeps a run within a memory limit, and learns from each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.errors import InputError
+from volseg.geometry import Grid
+from volseg.inference.calibration import ENOUGH_WINDOWS, Calibration, calibrate, load_calibration, machine_facts, store_calibration
+from volseg.inference.executors import Executor
+from volseg.inference.forecast import Forecast, count_repeated, fit_batch, forecast, too_little, workload
+from volseg.inference.memory import resident_bytes
+from volseg.inference.plan import InferencePlan
+from volseg.inference.windows import window_sizes
+
+STOCK_BYTES_PER_VOXEL = 30
+STOCK_COPIES_OF_SCORES = 3.25
+"""Stock MONAI holds the scores of every class at the scan's resolution, a good three times in float32, and some thirty bytes a voxel of image and sampling grid: fitted to whole
+processes of MONAI 1.6 on 512x512x99 (3 classes 2.8 GB, 25 classes 10.1 GB) and 512x512x304 (3 classes 5.5 GB), of which 0.6 GB are programs."""
+
+
+class Forecaster:
+    """Foretells runs of one network.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What the bundle asks for.
+    executor : Executor
+        The network; its ``batch`` is lowered to keep a limit.
+    facts : mapping
+        What its speed depends on besides the machine: engine, precision, device, weights. JSON-ready.
+    channels, classes : int
+        Of the network.
+    """
+
+    def __init__(self, plan: InferencePlan, executor: Executor, facts: Mapping[str, Any], *, channels: int, classes: int) -> None:
+        self.plan, self.executor, self.channels, self.classes = plan, executor, channels, classes
+        self._facts = {**facts, **machine_facts(), "channels": channels, "classes": classes}
+        self._shape = (channels, 0, 0, 0)
+        self._known: dict[tuple[int, ...], Calibration] = {}
+        # Loaded once and without the work space that stays behind the first batch, so that a limit means the same in each run.
+        self._settled = 0
+
+    def forecast(
+        self, grid: Grid, name: str, *, image: npt.NDArray[np.float32] | None = None, limit: int | None = None, always: bool = False, read_s: float | None = None
+    ) -> Forecast:
+        """Foretell a run on a loaded scan, and make the executor's batch small enough for a limit.
+
+        Parameters
+        ----------
+        grid : Grid
+            Of the scan, which is in memory.
+        name : str
+            The scan, for messages.
+        image : ndarray, float32, (channels, x, y, z), optional
+            The prepared network input; constant windows are counted in it.
+        limit : int, optional
+            Bytes the process may use.
+        always : bool
+            Measure the network where no calibration is stored, however few the windows.
+        read_s : float, optional
+            Seconds the reading took.
+
+        Raises
+        ------
+        InputError
+            When the limit is too small even for single windows.
+        """
+        resident = max((resident_bytes() or 0) - self._settled, 0)
+        work = workload(self.plan, grid, channels=self.channels, classes=self.classes)
+        if work is None:
+            msg = f"{name}: its axes are not at right angles, so the engine's windows cannot be foretold; use --engine monai"
+            raise InputError(msg)
+        if image is not None:
+            work = replace(work, repeated=count_repeated(image, self.plan.window))
+        measure = always or limit is not None or work.windows - work.repeated >= ENOUGH_WINDOWS
+        size = window_sizes(work.network_shape, self.plan.window.roi)
+        self._shape = (self.channels, size[0], size[1], size[2])
+
+        def foretell(batch: int) -> Forecast:
+            self.executor.batch = batch
+            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, read_s=read_s)
+
+        if limit is None:
+            return foretell(self.executor.batch)
+        return foretell(fit_batch(limit, self.executor.batch, foretell, name))
+
+    def learn(self, windows: int, timings_s: Mapping[str, float], voxels: int) -> None:
+        """Keep what a finished run taught of this network's speed; nothing is kept of a network that was never calibrated."""
+        batch = self._batch
+        if batch in self._known:
+            self._known[batch] = self._known[batch].after_run(windows, timings_s, voxels)
+            store_calibration(self._key, self._known[batch])
+
+    def _calibration(self, *, measure: bool) -> Calibration | None:
+        batch = self._batch
+        if batch not in self._known:
+            found = load_calibration(self._key)
+            if found is None and measure:
+                before = resident_bytes() or 0
+                found = calibrate(self.executor, self._shape)
+                self._settled += max((resident_bytes() or 0) - before, 0)
+                store_calibration(self._key, found)
+            if found is not None:
+                self._known[batch] = found
+        return self._known.get(batch)
+
+    @property
+    def _batch(self) -> tuple[int, ...]:
+        """Shape of what the network gets at once."""
+        return (self.executor.batch, *self._shape)
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {**self._facts, "input": list(self._batch)}
+
+
+def forecast_stock(grid: Grid, name: str, *, classes: int, windows: int, limit: int | None = None) -> Forecast:
+    """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose seconds are not known before.
+
+    Raises
+    ------
+    InputError
+        When it does not fit into the limit; nothing can be made smaller.
+    """
+    voxels = int(np.prod(grid.shape))
+    memory = {
+        "scores of all classes": int(STOCK_COPIES_OF_SCORES * 4 * classes * voxels),
+        "image and sampling grid": STOCK_BYTES_PER_VOXEL * voxels,
+        "scan and programs": resident_bytes() or 0,
+    }
+    told = Forecast(windows, 0, None, memory)
+    if limit is not None and told.peak_memory_bytes > limit:
+        raise InputError(too_little(limit, told, name))
+    return told

@@ -204,7 +204,7 @@ def test_outputs_of_one_scan(capsys, bundle, scan, tmp_path):
     code, out, _ = infer(capsys, bundle, [scan], tmp_path / "out")
     assert code == 0
     assert "tumor" in out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scan_seg.json", "scan_seg.nii.gz", "scan_seg.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"scan_seg.{ending}" for ending in ("csv", "html", "json", "nii.gz", "png")]
     image, label = nib.load(scan), nib.load(tmp_path / "out" / "scan_seg.nii.gz")
     assert label.shape == image.shape
     assert np.array_equal(label.affine, image.affine)
@@ -221,7 +221,7 @@ def test_several_scans_one_of_them_bad(capsys, bundle, scan, tmp_path):
     shutil.copy(scan, other)
     bad = tmp_path / "bad.nii.gz"
     bad.write_text("no image")
-    code, out, err = infer(capsys, bundle, [scan, bad, other], tmp_path / "out", "--json", "--no-preview", "-q")
+    code, out, err = infer(capsys, bundle, [scan, bad, other], tmp_path / "out", "--json", "--no-preview", "--no-report", "-q")
     assert code == 2
     results = json.loads(out)["results"]
     assert ["error" in result for result in results] == [False, True, False]
@@ -231,7 +231,7 @@ def test_several_scans_one_of_them_bad(capsys, bundle, scan, tmp_path):
 
 def test_folder_of_scans_and_formats(capsys, bundle, scan, tmp_path):
     shutil.copy(scan, scan.with_name("second.nii.gz"))
-    code, _, _ = infer(capsys, bundle, [scan.parent], tmp_path / "out", "--no-preview", "--format", "nrrd", "--format", "nifti")
+    code, _, _ = infer(capsys, bundle, [scan.parent], tmp_path / "out", "--no-preview", "--no-report", "--format", "nrrd", "--format", "nifti")
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("second*")) == ["second_seg.json", "second_seg.nii.gz", "second_seg.nrrd"]
     from volseg.io import load

@@ -214,7 +214,7 @@ def test_a_label_map_stored_the_other_way_round_and_as_floats_is_the_same(tmp_pa
 
 def write_dicom_labels(folder: Path) -> None:
     """``scan_seg.dcm`` and ``RTSTRUCT.dcm`` (an ROI called GTV) beside the series they belong to."""
-    volume = volseg.load(series_folder(Scan(np.zeros((6, 12, 10), np.int16)).datasets(), folder / "series"))
+    volume = volseg.load(series_folder(Scan(np.zeros((6, 12, 10), np.int16)).datasets(), folder / "DICOM_FOLDER"))
     label = np.zeros(volume.grid.shape, np.uint8)
     label[3:8, 2:9, 1:4] = 1
     segments = describe_segments({1: "GTV"})

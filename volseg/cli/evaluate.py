@@ -25,7 +25,7 @@ Examples:
   volseg evaluate out/ references/ -o report.json --csv cases.csv
   volseg evaluate out/ DATASET --allow-missing
   volseg evaluate out/ references/ --labels 1=tumor,2=node --json
-  volseg evaluate scan_seg.dcm RTSTRUCT.dcm --roi GTV=1
+  volseg evaluate scan_seg.dcm RTSTRUCT.dcm --roi GTV=1 --scans DICOM_FOLDER
 """
 
 
@@ -36,6 +36,7 @@ Examples:
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write one row per case and label to this file.")
 @click.option("--labels", metavar="NAMES", help="Label names: 1=tumor,2=node, or a dataset.json, a bundle's metadata.json, a dataset or bundle folder.")
 @click.option("--roi", "roi", multiple=True, metavar="NAME=VALUE", help="Segment or ROI to take of DICOM objects, and its label value (repeatable)  [default: all]")
+@click.option("--scans", type=click.Path(path_type=Path, exists=True), metavar="FOLDER", help="Where to look first for the series of DICOM objects.")
 @click.option("--allow-missing", is_flag=True, help="Report references without a prediction instead of stopping; they count in no mean.")
 @json_option
 @verbosity_options
@@ -46,6 +47,7 @@ def evaluate(
     csv_path: Path | None,
     labels: str | None,
     roi: tuple[str, ...],
+    scans: Path | None,
     allow_missing: bool,
     json_output: bool,
     verbose: bool,
@@ -54,8 +56,9 @@ def evaluate(
     """Compare segmentations with references: Dice per label and case, with mean, median and spread.
 
     PREDICTIONS and REFERENCES are two label maps (NIfTI, NRRD, MHA, DICOM Segmentation, RT Structure Set) or two folders of them. A DICOM object is placed on its series, which is
-    looked for in its folder and the folder above. Files of folders are paired by name: endings such as _seg, _label, _mask and _pred do not count, and CASE_CT_seg.nii.gz fits
-    CASE.nii.gz. REFERENCES may also be a dataset folder with dataset.json, which gives the label names too.
+    looked for in --scans, in its own folder and in the folder above. With --roi each object gives the regions it has of those names; one that has none of them is taken whole.
+    Files of folders are paired by name: endings such as _seg, _label, _mask and _pred do not count, and CASE_CT_seg.nii.gz fits CASE.nii.gz. REFERENCES may also be a dataset
+    folder with dataset.json, which gives the label names too.
 
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in
     only one of them, Dice is 0.
@@ -72,8 +75,8 @@ def evaluate(
     _refuse_overwriting(pairing, output, csv_path)
     _report_unmatched(pairing, allow_missing, console)
     pairs = console.track(pairing.pairs, "Comparing", lambda pair: f"{pair.case} ({pair.prediction.name} with {pair.reference.name})")
-    evaluation = evaluate_pairs(pairs, given_names or found_names, rois=parse_rois(roi), missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
-    inputs = {"predictions": str(predictions), "references": str(references), "labels": labels, "rois": list(roi)}
+    evaluation = evaluate_pairs(pairs, given_names or found_names, rois=parse_rois(roi), scans=scans, missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
+    inputs = {"predictions": str(predictions), "references": str(references), "labels": labels, "rois": list(roi), "scans": None if scans is None else str(scans)}
     document = {**evaluation.to_dict(), "inputs": inputs}
     if output is not None:
         write_json(output, document)

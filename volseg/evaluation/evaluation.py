@@ -9,6 +9,7 @@ from typing import Any
 
 from volseg import __version__, io
 from volseg.evaluation.pairing import Pair
+from volseg.evaluation.reading import read_pair
 from volseg.evaluation.scores import GRID_TOLERANCE_MM, CaseOverlap, LabelScore, compare_volumes
 from volseg.evaluation.summary import LabelSummary, summarise_label
 
@@ -84,6 +85,7 @@ def evaluate_pairs(
     label_names: Mapping[int, str] | None = None,
     *,
     rois: Mapping[str, int] | None = None,
+    scans: Path | None = None,
     missing: Sequence[Path] = (),
     unmatched: Sequence[Path] = (),
 ) -> Evaluation:
@@ -98,7 +100,9 @@ def evaluate_pairs(
     label_names : mapping of int to str, optional
         Names by label value; a label without one is named by its value.
     rois : mapping of str to int, optional
-        Segments or ROIs to take of DICOM objects, by name, and the label value each gets.
+        Segments or ROIs to take of DICOM objects, by name, and the label value each gets; see :func:`~volseg.evaluation.reading.read_pair`.
+    scans : Path, optional
+        Where to look first for the series of DICOM objects.
     missing, unmatched : sequence of Path
         References and predictions that found no partner, to be reported.
 
@@ -109,7 +113,7 @@ def evaluate_pairs(
     InputError
         If a file cannot be read or is not a label map.
     """
-    overlaps = [compare_volumes(io.load_label(pair.prediction, rois=rois), io.load_label(pair.reference, rois=rois), pair.case) for pair in pairs]
+    overlaps = [compare_volumes(*read_pair(pair, rois, scans), pair.case) for pair in pairs]
     return summarise(overlaps, label_names, missing=missing, unmatched=unmatched)
 
 

@@ -35,7 +35,28 @@ def label_object_kind(path: Path) -> str | None:
     return "seg" if sop_class in SEGMENTATION_CLASSES else "rtstruct" if sop_class == RTSTRUCT_CLASS else None
 
 
-def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[str, int] | None = None) -> Volume:
+def segment_names(path: Path) -> tuple[str, ...] | None:
+    """Names by which the segments or ROIs of a label object can be chosen; None for an image.
+
+    Raises
+    ------
+    InputError, GeometryError
+        If the object cannot be read.
+    """
+    kind = label_object_kind(path)
+    if kind == "seg":
+        from volseg.io.dicom.objects.seg import read_seg
+
+        segments = read_seg(path).segments
+        return (*(s.name for s in segments), *(str(s.number) for s in segments))
+    if kind == "rtstruct":
+        from volseg.io.dicom.objects.rtstruct import read_rtstruct
+
+        return tuple(roi.name for roi in read_rtstruct(path).rois)
+    return None
+
+
+def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[str, int] | None = None, scans: Path | None = None) -> Volume:
     """Read a label map.
 
     Parameters
@@ -46,6 +67,8 @@ def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[st
         The DICOM scan a DICOM object belongs to; looked for beside the object when omitted (its folder, then that folder's parent, by SeriesInstanceUID).
     rois : mapping of str to int, optional
         Which segments or ROIs to take, by name, and the label value each gets; all of them by default. Only for DICOM objects.
+    scans : Path, optional
+        Where to look for the scan first.
 
     Returns
     -------
@@ -64,7 +87,7 @@ def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[st
     kind = label_object_kind(file) if file is not None else None
     if file is None or kind is None:
         return load(path)
-    on = scan if scan is not None else _scan_beside(file)
+    on = scan if scan is not None else _scan_of(file, scans)
     from volseg.provenance import sha256_of
 
     array, notes = _seg(file, on, rois) if kind == "seg" else _rtstruct(file, on, rois)
@@ -102,13 +125,11 @@ def _object_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _scan_beside(file: Path) -> Volume:
+def _scan_of(file: Path, scans: Path | None) -> Volume:
     """The series a label object belongs to: its place in space, without decoding its pixels."""
-    from volseg.io.dicom import find_series
-    from volseg.io.dicom.objects.origin import find_referenced_series
+    from volseg.io.dicom.objects.origin import find_referenced
 
-    folder, key = find_referenced_series(file)
-    series = next(s for s in find_series(folder) if key == s.key)
+    folder, series = find_referenced(file, scans)
     if series.grid is None:
         msg = f"{file}: the series it belongs to is no regular volume: {series.problem}"
         raise SeriesError(msg)

@@ -245,25 +245,34 @@ def referenced_images(dataset: Any) -> dict[str, set[str]]:
 
 
 def find_referenced_series(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Folder and series of :func:`find_referenced`, as :func:`~volseg.io.load.load` takes them: ``volume = load(*find_referenced_series(path))``."""
+    folder, series = find_referenced(path)
+    return folder, series.key
+
+
+def find_referenced(path: str | os.PathLike[str], scans: str | os.PathLike[str] | None = None) -> tuple[Path, Series]:
     """Find the images that a DICOM-SEG or RTSTRUCT file was made for.
 
-    Looked for by SeriesInstanceUID below the file's own folder, then below that folder's parent.
+    Looked for by SeriesInstanceUID below ``scans``, then below the file's own folder, then below that folder's parent.
 
     Parameters
     ----------
     path : path-like
         The object's file.
+    scans : path-like, optional
+        A folder, file or zip to look in first.
 
     Returns
     -------
     folder : Path
-    series : str
-        What :func:`~volseg.io.load.load` takes: ``volume = load(*find_referenced_series(path))``. Where the series holds several stacks, the one with the referenced images.
+        Where it was found.
+    series : Series
+        Where the series holds several stacks, the one with the referenced images.
 
     Raises
     ------
     InputError
-        If the file cannot be read, names no series, or the series is in neither folder.
+        If the file cannot be read, names no series, or the series is in none of the folders.
     """
     path = Path(path)
     wanted = referenced_images(read_object(path))
@@ -272,16 +281,19 @@ def find_referenced_series(path: str | os.PathLike[str]) -> tuple[Path, str]:
         raise InputError(msg)
     own = path.absolute().parent
     # Searching a whole disk for a stray file in its root would take hours.
-    places = [own] if own.parent == Path(own.anchor) else [own, own.parent]
+    places = [*([] if scans is None else [Path(scans)]), *([own] if own.parent == Path(own.anchor) else [own, own.parent])]
     for folder in places:
-        key = _find_in(folder, wanted)
-        if key is not None:
-            return folder, key
-    msg = f"{path}: the images it belongs to (SeriesInstanceUID {' or '.join(wanted)}) are not below {' or '.join(map(str, places))}; put the series beside it or give its folder"
+        series = _find_in(folder, wanted)
+        if series is not None:
+            return folder, series
+    msg = (
+        f"{path}: the images it belongs to (SeriesInstanceUID {' or '.join(wanted)}) are not below {' or '.join(map(str, places))}; "
+        "put the series beside it, or name its folder (volseg evaluate --scans)"
+    )
     raise InputError(msg)
 
 
-def _find_in(folder: Path, wanted: dict[str, set[str]]) -> str | None:
+def _find_in(folder: Path, wanted: dict[str, set[str]]) -> Series | None:
     from volseg.io.dicom.read import find_series
 
     try:
@@ -290,7 +302,7 @@ def _find_in(folder: Path, wanted: dict[str, set[str]]) -> str | None:
         return None
     if not candidates:
         return None
-    return max(candidates, key=lambda c: sum(s.sop_uid in wanted[c.uid] for s in c.slices)).key
+    return max(candidates, key=lambda c: sum(s.sop_uid in wanted[c.uid] for s in c.slices))
 
 
 def read_object(path: str | os.PathLike[str], *, pixels: bool = False) -> Any:

@@ -144,7 +144,8 @@ def test_many_damaged_files_are_counted_after_ten(tmp_path: Path, capsys: pytest
         (folder / f"broken{n:02d}.dcm").write_bytes(bytes_)
     _, out, _ = run(capsys, "info", folder)
     assert "13 files that cannot be read" in out
-    assert out.count("broken") == 10
+    assert len([line for line in out.splitlines() if line.startswith("  ") and "broken" in line]) == 10
+    assert "broken00.dcm: damaged DICOM" in out.split("cannot be used: ")[1]
     assert "... and 3 more" in out
     assert len(document(capsys, "info", folder)["unreadable"]["messages"]) == 13
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from volseg.errors import InputError
 from volseg.io.dicom.files.archive import Member, is_slice_file, list_members
 from volseg.io.dicom.files.header import SliceHeader, read_headers
+from volseg.io.dicom.neighbours import refuse_incomplete
 from volseg.io.dicom.pixels.decode import Progress
 from volseg.io.dicom.series import Series, group_series
 
@@ -69,19 +70,19 @@ def find(path: Path, progress: Progress | None = None) -> Found:
         if one_file:
             members = _siblings(members[0])
         headers, strangers, damaged = _read_headers(members, progress)
-    series = group_series(headers)
+    series = refuse_incomplete(group_series(headers), headers, damaged, strangers)
     if not series:
         seen = f"{len(members)} file{'s' if len(members) != 1 else ''} looked at" if members else "it is empty"
         msg = f"{path}: holds no DICOM images ({seen}); give a folder, file or zip of a CT or MR series"
         if damaged:
-            msg = damaged[0] + (f" ({len(damaged)} of {seen} are damaged, none can be read)" if len(damaged) > 1 else "")
+            msg = next(iter(damaged.values())) + (f" ({len(damaged)} of {seen} are damaged, none can be read)" if len(damaged) > 1 else "")
         raise InputError(msg)
-    notes = [f"left out a file: {text}" for text in damaged]
+    notes = [f"left out a file: {text}" for text in damaged.values()]
     if one_file:
         series = [c for c in series if any(s.member.path == path for s in c.slices)] or series
         if len(series[0].slices) > 1:
             notes.append(f"{path.name} is one slice; its whole series of {len(series[0].slices)} slices in the same folder was read")
-    return Found(tuple(series), tuple(headers), len(members), tuple(strangers), tuple(damaged), tuple(notes))
+    return Found(tuple(series), tuple(headers), len(members), tuple(strangers), tuple(damaged.values()), tuple(notes))
 
 
 def _siblings(member: Member) -> list[Member]:
@@ -92,14 +93,14 @@ def _siblings(member: Member) -> list[Member]:
     return [member, *(Member(p, None, p.stat().st_size) for p in sorted(member.path.parent.iterdir()) if p.is_file() and p != member.path)]
 
 
-def _read_headers(members: list[Member], progress: Progress | None) -> tuple[list[SliceHeader], list[Member], list[str]]:
-    """Headers, what is no DICOM, and what is damaged, each in the order of the members."""
+def _read_headers(members: list[Member], progress: Progress | None) -> tuple[list[SliceHeader], list[Member], dict[Member, str]]:
+    """Headers, what is no DICOM, and what is damaged with the reason, each in the order of the members."""
     headers: list[SliceHeader] = []
     strangers: list[Member] = []
-    damaged: list[str] = []
+    damaged: dict[Member, str] = {}
     for done, (member, outcome) in enumerate(zip(members, _attempts(members), strict=True), 1):
         if isinstance(outcome, InputError):
-            damaged.append(str(outcome))
+            damaged[member] = str(outcome)
         elif outcome:
             headers.extend(outcome)
         else:

@@ -119,7 +119,9 @@ def main() -> None:
                 seconds, cpu, extra = (statistics.median(run[key] for run in results) for key in ("seconds", "cpu", "extra"))
                 spread = f"{min(run['seconds'] for run in results):.2f} to {max(run['seconds'] for run in results):.2f}"
                 size = f", file {sizes[tool] / 1e6:.1f} MB" if act == "write" else ""
-                print(f"  {act:5} {tool:13} {seconds:6.2f} s ({spread}), cpu {cpu:5.2f} s, {array.nbytes / seconds / 1e6:5.0f} MB/s, memory +{extra / array.nbytes:.2f} volumes{size}")
+                print(
+                    f"  {act:5} {tool:13} {seconds:6.2f} s ({spread}), cpu {cpu:5.2f} s, {array.nbytes / seconds / 1e6:5.0f} MB/s, memory +{extra / array.nbytes:.2f} volumes{size}"
+                )
             differ |= len({run["facts"] for (act, _), results in runs.items() if act == "read" for run in results}) > 1
     if differ:
         print("the readers do not agree on the values")

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from volseg.cli.options import Console, json_option, verbosity_options
+from volseg.cli.overlap import Behind, fits_beside, read_ahead
 from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, check_source, chosen_formats, output_folder, refuse_foreign, write_results
 from volseg.errors import InputError
 
@@ -102,9 +104,9 @@ def infer(
         refuse_foreign(jobs, overwrite=overwrite)
     settings = _Settings(folder, device, precision, weights, overlap, series, fix_geometry, suv, probabilities="dicom-seg" in wanted and seg_type == "fractional")
     if dry_run:
-        return _run(jobs, settings, console, _foretell)
+        return _run(jobs, settings, console, _foretell, overlapped=False)
     with output_folder(output):
-        return _run(jobs, settings, console, _segment)
+        return _run(jobs, settings, console, _segment, overlapped=len(jobs) > 1)
 
 
 @dataclass(frozen=True)
@@ -135,34 +137,70 @@ class _Scan:
 
 
 @dataclass(frozen=True)
+class _Read:
+    job: Job
+    volume: Volume
+    read_s: float
+
+
+@dataclass(frozen=True)
 class _Unusable:
     job: Job
     error: InputError
 
 
-def _run(jobs: list[Job], settings: _Settings, console: Console, work: Callable[[_Scan, Console], dict[str, Any]]) -> int:
-    """Do the work on every scan and print the document; an unusable scan does not stop the others."""
+Finish = Callable[[], dict[str, Any]]
+"""What is left to do for a scan once it is computed: writing and telling; gives the scan's part of the document."""
+
+
+def _run(jobs: list[Job], settings: _Settings, console: Console, work: Callable[[_Scan, Console], Finish], *, overlapped: bool) -> int:
+    """Do the work on every scan and print the document; an unusable scan does not stop the others.
+
+    Overlapped, the next scan is read and the last one written meanwhile; messages and document keep the order of the scans, since one thread gives them all.
+    """
+    from volseg.inference.quiet import quiet_libraries
+
     results: list[dict[str, Any]] = []
-    for scan in _each(jobs, settings, console):
-        failure = scan if isinstance(scan, _Unusable) else None
-        if not isinstance(scan, _Unusable):
-            try:
-                results.append(work(scan, console))
-            except InputError as error:
-                failure = _Unusable(scan.job, error)
-        if failure is not None:
-            results.append(_report_failure(failure, alone=len(jobs) == 1))
+    # Warning filters belong to the process: a library silenced in one thread must not speak because another thread restored them.
+    with quiet_libraries(), Behind(threaded=overlapped) as writer:
+        for scan in _each(jobs, settings, console, overlapped=overlapped):
+            writer.do(partial(_finish, scan.job, _compute(scan, work, console), results, alone=len(jobs) == 1))
+            del scan
     console.document({"results": results})
     return 2 if any("error" in result for result in results) else 0
 
 
-def _segment(scan: _Scan, console: Console) -> dict[str, Any]:
+def _compute(scan: _Scan | _Unusable, work: Callable[[_Scan, Console], Finish], console: Console) -> Finish:
+    """What finishes a scan; for one that cannot be used it is raising its error."""
+    error: InputError
+    if isinstance(scan, _Unusable):
+        error = scan.error
+    else:
+        try:
+            return work(scan, console)
+        except InputError as raised:
+            error = raised
+
+    def fail() -> dict[str, Any]:
+        raise error
+
+    return fail
+
+
+def _finish(job: Job, finish: Finish, results: list[dict[str, Any]], *, alone: bool) -> None:
+    try:
+        results.append(finish())
+    except InputError as error:
+        results.append(_report_failure(_Unusable(job, error), alone=alone))
+
+
+def _segment(scan: _Scan, console: Console) -> Finish:
     with _window_bar(console, scan.job) as progress:
         segmentation = scan.segmenter.segment(scan.volume, progress=progress, probabilities=scan.probabilities)
-    return _write(scan, segmentation, console)
+    return partial(_write, scan, segmentation, console)
 
 
-def _foretell(scan: _Scan, console: Console) -> dict[str, Any]:
+def _foretell(scan: _Scan, console: Console) -> Finish:
     plan, outputs = scan.segmenter.plan(scan.volume), [str(path) for path in scan.job.outputs()]
     for warning in plan["warnings"]:
         console.warn(f"{scan.job.scan}: {warning}")
@@ -170,29 +208,35 @@ def _foretell(scan: _Scan, console: Console) -> dict[str, Any]:
     console.say(f"{scan.job.scan}: {scan.volume.grid}")
     console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
     console.say(f"  {plan['device_name']}, {plan['precision']}; would write {', '.join(outputs)}")
-    return {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
+    return lambda: {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
 
 
-def _each(jobs: list[Job], settings: _Settings, console: Console) -> Iterator[_Scan | _Unusable]:
+def _each(jobs: list[Job], settings: _Settings, console: Console, *, overlapped: bool) -> Iterator[_Scan | _Unusable]:
     """Read the scans one by one; the bundle is loaded once, after the first scan could be read, so that a wrong path is told at once."""
+    segmenter: Segmenter | None = None
+    for found in read_ahead(jobs, partial(_read, settings=settings), lambda job: overlapped and fits_beside(job.scan)):
+        if isinstance(found, _Unusable):
+            yield found
+            continue
+        console.detail(f"{found.job.scan}: {found.volume}")
+        if segmenter is None:
+            segmenter = settings.segmenter()
+        yield _Scan(found.job, found.volume, segmenter, found.read_s, settings.probabilities)
+        del found
+
+
+def _read(job: Job, settings: _Settings) -> _Read | _Unusable:
     from time import perf_counter
 
     from volseg.io import load
 
-    segmenter: Segmenter | None = None
-    for job in jobs:
-        began = perf_counter()
-        try:
-            volume = load(job.scan, series=settings.series, fix_geometry=settings.fix_geometry, suv=settings.suv)
-            check_source(job, volume.source.kind)
-        except InputError as error:
-            yield _Unusable(job, error)
-            continue
-        read_s = perf_counter() - began
-        console.detail(f"{job.scan}: {volume}")
-        if segmenter is None:
-            segmenter = settings.segmenter()
-        yield _Scan(job, volume, segmenter, read_s, settings.probabilities)
+    began = perf_counter()
+    try:
+        volume = load(job.scan, series=settings.series, fix_geometry=settings.fix_geometry, suv=settings.suv)
+        check_source(job, volume.source.kind)
+    except InputError as error:
+        return _Unusable(job, error)
+    return _Read(job, volume, perf_counter() - began)
 
 
 def _report_failure(scan: _Unusable, *, alone: bool) -> dict[str, Any]:
@@ -227,6 +271,7 @@ def _window_bar(console: Console, job: Job) -> Iterator[Any]:
     from rich.console import Console as RichConsole
     from rich.progress import Progress
 
-    with Progress(console=RichConsole(stderr=True), transient=True) as bar:
+    # Results of the scan before may be told meanwhile: above the bar where both are on the terminal, and never on stderr in stdout's place.
+    with Progress(console=RichConsole(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(job.stem, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -20,7 +20,7 @@ from volseg.inference.memory import PeakMeter, format_bytes, parse_bytes, reside
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow, stream
 from volseg.inference.streaming.restore import Decision
-from volseg.inference.streaming.sliding import Tally
+from volseg.inference.streaming.sliding import Tally, slab_axis
 from volseg.io.volume import Source, Volume
 from volseg.provenance import peak_memory_bytes
 
@@ -182,7 +182,7 @@ def test_repeated_windows_are_those_the_engine_repeats(seed):
     image[:, at[0] : at[0] + 9, at[1] : at[1] + 7, at[2] : at[2] + 8] = rng.random((9, 7, 8))
     window = SlidingWindow((8, 10, 12), (0.5, 0.25, 0.5))
     tally = Tally()
-    for _ in stream(image, Slow(0, 1), window, 0, tally=tally):
+    for _ in stream(image, Slow(0, 1), window, slab_axis(image.shape[1:], window.roi), tally=tally):
         pass
     assert tally.repeated > 0
     assert count_repeated(image, window) == tally.repeated

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,7 @@ class Hungry:
     def __call__(self, windows):
         self.calls += 1
         space = np.ones(len(windows) * 100_000_000, np.uint8)
+        time.sleep(0.05)
         return np.zeros((len(windows), 2, *windows.shape[2:]), np.float32) + space[-1]
 
 

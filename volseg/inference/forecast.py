@@ -141,7 +141,7 @@ def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, fl
 
 
 def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int:
-    """Windows of a prepared image that hold one value only and whose equal was computed before.
+    """Windows of a prepared image that hold one value only, that of the constant window before: the engine keeps the scores of one.
 
     Parameters
     ----------
@@ -154,17 +154,22 @@ def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int
     roi = window_sizes(size, window.roi)
     if any(before or after for before, after in padding(size, roi)):
         return 0
-    places = product(*(window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)))
-    constant = 0
-    values = set()
-    for x, y, z in places:
-        part = image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]]
-        corner = part[:, :1, :1, :1]
-        # Most windows are told by a few voxels.
-        if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all():
-            constant += 1
-            values.add(corner.tobytes())
-    return constant - len(values)
+    axis = slab_axis(size, window.roi)
+    starts = [window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)]
+    repeated, last = 0, None
+    for lane in starts[axis]:
+        for x, y, z in product(*([lane] if n == axis else starts[n] for n in range(3))):
+            value = _one_value(image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]])
+            repeated += value is not None and value == last
+            last = value or last
+    return repeated
+
+
+def _one_value(part: npt.NDArray[np.float32]) -> bytes | None:
+    """The value of each channel where a window holds nothing else, or None."""
+    corner = part[:, :1, :1, :1]
+    # Most windows are told by a few voxels.
+    return corner.tobytes() if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
 
 
 def memory_model(work: Workload, batch: int, network_bytes: int, resident: int) -> dict[str, int]:

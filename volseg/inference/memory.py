@@ -69,12 +69,12 @@ class PeakMeter:
 
     def __init__(self) -> None:
         self.rise = 0
-        self._start = 0
+        self._start = self._mark = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMeter:
-        self._start = resident_bytes() or 0
+        self._start, self._mark = resident_bytes() or 0, peak_memory_bytes() or 0
         self._thread.start()
         return self
 
@@ -82,11 +82,15 @@ class PeakMeter:
         self._over.set()
         self._thread.join()
         self._look()
+        mark = peak_memory_bytes() or 0
+        if mark > self._mark:
+            # The process was never larger than within this block, so the kernel's mark, which misses nothing, is of this block.
+            self.rise = max(self.rise, mark - self._start)
 
     def _watch(self) -> None:
         while not self._over.wait(SAMPLING_S):
             self._look()
 
     def _look(self) -> None:
-        # The kernel's own high-water mark cannot be used: resetting it would lose the peak the run reports.
+        # The kernel's own high-water mark cannot be reset for this: the run reports it.
         self.rise = max(self.rise, (resident_bytes() or 0) - self._start)

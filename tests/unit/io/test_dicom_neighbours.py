@@ -24,7 +24,22 @@ def cut_before_the_series(file: Path) -> None:
     file.write_bytes(data[: data.index(b"1.2.840.10008.5.1.4.1.1.2", 300) + 6])
 
 
+def garble_the_class(file: Path) -> None:
+    """The length of the SOP class is wrong, so nothing behind it is found: neither a series nor rows."""
+    data = bytearray(file.read_bytes())
+    data[data.index(b"\x08\x00\x16\x00UI") + 6] = 27
+    file.write_bytes(data)
+
+
+def garble_the_series(file: Path) -> None:
+    data = file.read_bytes()
+    at = data.index(b"\x20\x00\x0e\x00UI") + 8
+    file.write_bytes(data[: at + 4] + b"\xff" + data[at + 5 :])
+
+
 DAMAGE = {
+    "cannot be parsed": garble_the_class,
+    "names no valid series": garble_the_series,
     "cut inside the header": cut_before_the_series,
     "empty": lambda file: file.write_bytes(b""),
     "a few bytes": lambda file: file.write_bytes(file.read_bytes()[:100]),
@@ -64,6 +79,12 @@ def test_several_are_counted(tmp_path: Path) -> None:
         cut_before_the_series(tmp_path / name)
     with pytest.raises(InputError, match=r"0003\.dcm: .* \(2 files are like this\)"):
         read_series(tmp_path)
+
+
+def test_a_series_without_any_uid_is_read(tmp_path: Path) -> None:
+    """Anonymisers empty them; then no file is an exception."""
+    series_in(tmp_path, SeriesInstanceUID="")
+    np.testing.assert_array_equal(read_series(tmp_path).array, ramp().T)
 
 
 def test_in_a_zip(tmp_path: Path) -> None:

@@ -58,6 +58,31 @@ def test_stacks_are_told_apart(tmp_path: Path, tags: list[dict[str, Any]], expec
         read_series(tmp_path)
 
 
+@pytest.mark.parametrize(("keyword", "values"), [("EchoTime", ("2", "4")), ("DiffusionBValue", (0.0, 800.0))])
+@pytest.mark.parametrize("alternating", [False, True])
+def test_images_of_two_contrasts_are_no_volume_even_at_positions_of_their_own(tmp_path: Path, keyword: str, values: tuple[Any, Any], alternating: bool) -> None:
+    """What is left when a transfer loses the other half of both echoes."""
+    datasets = Scan(ramp(6), uid=UID).datasets()
+    for n, ds in enumerate(datasets):
+        setattr(ds, keyword, values[n % 2 if alternating else n // 3])
+    write(datasets, tmp_path)
+    with pytest.raises(GeometryError, match=rf"several stacks in one series: 3 \+ 3 slices with {keyword}"):
+        read_series(tmp_path)
+    assert [len(s.slices) for s in find_series(tmp_path)] == [3, 3]
+
+
+def test_two_people_with_one_series_uid_are_no_volume(tmp_path: Path) -> None:
+    datasets = Scan(ramp(6), uid=UID).datasets()
+    for ds in datasets[3:]:
+        ds.StudyInstanceUID = "1.2.3.99"
+    write(datasets, tmp_path)
+    with pytest.raises(GeometryError, match=r"3 \+ 3 slices with different StudyInstanceUIDs \(0020,000D\); choose one with --series"):
+        read_series(tmp_path)
+    whose = {s.distinction: s.key for s in find_series(tmp_path)}
+    np.testing.assert_array_equal(read_series(tmp_path, whose["study 1.2.3.4"]).array, ramp(6)[:3].T)
+    np.testing.assert_array_equal(read_series(tmp_path, whose["study 1.2.3.99"]).array, ramp(6)[3:].T)
+
+
 def test_the_smallest_combination_is_used(tmp_path: Path) -> None:
     kinds = [["ORIGINAL", "PRIMARY", kind] for kind in "MP"]
     write(stacks(*[{"EchoTime": echo, "ImageType": kind} for echo in ("2", "4") for kind in kinds]), tmp_path)
@@ -74,7 +99,7 @@ def test_an_attribute_that_differs_within_a_stack_is_passed_over(tmp_path: Path)
 def test_what_varies_along_the_stack_divides_nothing(tmp_path: Path) -> None:
     datasets = Scan(ramp(6)).datasets()
     for n, ds in enumerate(datasets):
-        ds.AcquisitionNumber, ds.AcquisitionTime, ds.EchoTime = 1 + n // 3, f"10{n:02d}00", "2" if n % 2 else "4"
+        ds.AcquisitionNumber, ds.AcquisitionTime, ds.TriggerTime = 1 + n // 3, f"10{n:02d}00", str(40 * n)
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "A" if n < 2 else "B"]
     (series,) = find_series(write(datasets, tmp_path))
     assert (series.distinction, series.problem) == ("", None)

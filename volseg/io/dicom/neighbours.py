@@ -1,7 +1,8 @@
-"""Files that cannot be read and lie among the slices of a series: each may be its first or last slice, whose absence nothing else would show."""
+"""Files that cannot be read, or do not say whose they are, and lie among the slices of a series: each may be its first or last slice, whose absence nothing else would show."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PREAMBLE = 132
 """A DICOM file starts with 128 bytes, usually zeros, and ``DICM`` (PS3.10 7.1); a copy that was broken off may be empty, shorter, or zeros throughout."""
 
+VALID_UID = re.compile(r"[0-9.]{1,64}")
+"""PS3.5 9.1; a series whose UID is none, beside others whose UIDs are, is what damage made of one of them."""
+
 Place = tuple[Path, str | None]
 """A folder, or a zip and a folder inside it."""
 
@@ -27,11 +31,11 @@ def refuse_incomplete(series: Sequence[Series], headers: Iterable[SliceHeader], 
     Parameters
     ----------
     series : sequence of Series
-        All that was found.
+        All that was found; one whose own UID is no UID is left as it is.
     headers : iterable of SliceHeader
         All that was read.
     damaged : dict of Member to str
-        Files whose series is not known because they cannot be read, and why.
+        Files that cannot be read, so that nobody knows their series, and why.
     strangers : iterable of Member
         Files that are no DICOM.
 
@@ -49,20 +53,22 @@ def refuse_incomplete(series: Sequence[Series], headers: Iterable[SliceHeader], 
     suspects: dict[Place, list[Member]] = {}
     for member in strangers:
         suspects.setdefault(_place(member), []).append(member)
-    if not unknown and not suspects:
-        return list(series)
     owners: dict[Place, set[str]] = {}
     for header in headers:
-        if not header.is_object:
-            owners.setdefault(_place(header.member), set()).add(header.uid)
-    return [_judged(s, unknown, suspects, owners) for s in series]
+        if header.is_object:
+            continue
+        owners.setdefault(_place(header.member), set()).add(header.uid)
+        if not VALID_UID.fullmatch(header.uid):
+            reason = str(header.error or f"{header.member}: has no valid SeriesInstanceUID (0020,000E); copy it again from its source")
+            unknown.setdefault(_place(header.member), []).append((header.member, reason))
+    return [_judged(s, unknown, suspects, owners) for s in series] if unknown or suspects else list(series)
 
 
 def _judged(series: Series, unknown: Mapping[Place, list[tuple[Member, str]]], suspects: Mapping[Place, list[Member]], owners: Mapping[Place, set[str]]) -> Series:
-    if not series.is_scan or series.slices[0].frame is not None or (series.error is not None and not series.mendable):
+    if not series.is_scan or series.slices[0].frame is not None or not VALID_UID.fullmatch(series.uid) or (series.error is not None and not series.mendable):
         return series
     places = dict.fromkeys(_place(s.member) for s in series.slices)
-    alone = [place for place in places if len(owners[place]) == 1]
+    alone = [place for place in places if not any(VALID_UID.fullmatch(uid) for uid in owners[place] - {series.uid})]
     found = [entry for place in alone for entry in unknown.get(place, [])]
     if not found:
         suffixes = {_suffix(s.member) for s in series.slices}

@@ -16,6 +16,10 @@ from volseg.io.dicom.geometry import COSINE_TOLERANCE, DUPLICATE_MM, SPACING_TOL
 MAX_COMBINED = 3
 """Most attributes that tell stacks apart together, e.g. echo, phase and kind of image; more would fit anything."""
 
+CONTRASTS = ("EchoTime", "DiffusionBValue")
+"""What no volume has two of: images that differ in it are of another contrast, even where each lies at a position of its own (as when a transfer lost half of two echoes). dcm2niix
+divides by them too."""
+
 PROCESSED = frozenset(("MPR", "MIP", "MINIP", "MIN_IP", "CSA MPR", "CSA MIP", "PROJECTION IMAGE", "SCREEN SAVE"))
 """ImageType values from the third on of images that a workstation made and filed with the originals (PS3.3 C.8.16.1 and the vendors' own)."""
 
@@ -70,10 +74,10 @@ def _is_pasted(s: SliceHeader, originals: Sequence[SliceHeader]) -> bool:
 
 
 def by_geometry(slices: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Group by frame of reference, matrix, spacing and orientation within tolerances, the largest group first."""
+    """Group by study, frame of reference, matrix, spacing and orientation within tolerances, the largest group first."""
     alike: dict[object, list[SliceHeader]] = {}
     for s in slices:
-        alike.setdefault((s.text["frame"], s.rows, s.columns, s.spacing, s.orientation), []).append(s)
+        alike.setdefault((s.text["study"], s.text["frame"], s.rows, s.columns, s.spacing, s.orientation), []).append(s)
     groups: list[list[SliceHeader]] = []
     # One row a group: comparing pairs one by one would take minutes where thousands of frames all have their own orientation.
     planes = np.empty((len(alike), 8))
@@ -81,7 +85,8 @@ def by_geometry(slices: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
     for same in alike.values():
         s, n = same[0], len(groups)
         near = (np.abs(planes[:n, :6] - s.orientation) <= COSINE_TOLERANCE).all(axis=1) & (np.abs(planes[:n, 6:] - s.spacing) <= SPACING_TOLERANCE * planes[:n, 6:]).all(axis=1)
-        name = (s.text["frame"], s.rows, s.columns)
+        # Anonymisers give several people one SeriesInstanceUID.
+        name = (s.text["study"], s.text["frame"], s.rows, s.columns)
         match = next((int(i) for i in np.flatnonzero(near) if names[i] == name), None)
         if match is None:
             planes[n] = (*s.orientation, *s.spacing)
@@ -99,6 +104,7 @@ def differences(a: SliceHeader, b: SliceHeader) -> list[str]:
         ((a.rows, a.columns) != (b.rows, b.columns), lambda: f"{a.columns}x{a.rows} and {b.columns}x{b.rows} pixels (Rows, Columns)"),
         (not same_spacing(a.spacing, b.spacing), lambda: f"PixelSpacing {a.spacing[0]:.6g}\\{a.spacing[1]:.6g} and {b.spacing[0]:.6g}\\{b.spacing[1]:.6g} mm"),
         (a.text["frame"] != b.text["frame"], lambda: "different frames of reference"),
+        (a.text["study"] != b.text["study"], lambda: "different StudyInstanceUIDs (0020,000D)"),
     ]
     return [describe() for differs, describe in checks if differs]
 
@@ -138,11 +144,13 @@ def _plane_name(s: SliceHeader, all_planes: Sequence[SliceHeader]) -> str:
         names.append(f"PixelSpacing {s.spacing[0]:.6g}\\{s.spacing[1]:.6g} mm")
     if any(s.text["frame"] != other.text["frame"] for other in all_planes):
         names.append(f"frame of reference {s.text['frame'] or '(none)'}")
+    if any(s.text["study"] != other.text["study"] for other in all_planes):
+        names.append(f"study {s.text['study'] or '(none)'}")
     return ", ".join(names)
 
 
 def split_stack(slices: Sequence[SliceHeader]) -> list[Part]:
-    """Divide parallel slices by the attributes that differ, only if several lie at one position.
+    """Divide parallel slices by the attributes that differ, if several lie at one position or they are of different contrast.
 
     Parameters
     ----------
@@ -154,14 +162,15 @@ def split_stack(slices: Sequence[SliceHeader]) -> list[Part]:
     list of Part
         One a value of the first attribute of :data:`~volseg.io.dicom.files.traits.TRAITS`, else of the smallest combination of them, that leaves no position twice and at least two
         slices in each part; of several that do, one that gives every part the same positions. Else by time, where whole stacks follow one another. A single part where there is
-        nothing to divide, or nothing does: positions that stay double are then refused. Stacks that a multi-frame object names (StackID) are also divided where together they are
-        no even grid.
+        nothing to divide, or nothing does: positions that stay double are then refused. Where no position repeats, slices are divided by :data:`CONTRASTS` only, and stacks that a
+        multi-frame object names (StackID) where together they are no even grid.
     """
     if len(slices) < 2:
         return [Part(tuple(slices))]
     plane = _planes_of(slices)
     if plane.max() + 1 == len(slices):
-        return _stacks_side_by_side(slices)
+        contrasts = [trait for trait in CONTRASTS if len({s.traits.get(trait, "") for s in slices}) > 1]
+        return _parts(slices, contrasts, contrasts) if contrasts else _stacks_side_by_side(slices)
     codes = {trait: _codes([s.traits.get(trait, "") for s in slices]) for trait in TRAITS}
     varying = [trait for trait, code in codes.items() if code.max() > 0]
     for size in range(1, MAX_COMBINED + 1):

@@ -138,7 +138,9 @@ def _interpret(elements: Elements, member: Member) -> list[SliceHeader]:
     known = _identity(elements, member)
     if known["sop_class"] == "Media Storage Directory Storage":
         return []
-    if "Rows" not in elements and (known["sop_class"].endswith("Image Storage") or not known["sop_class"]):
+    # A report has a series too (PS3.3 C.7.3.1): what has none, and a class that nobody knows, is what is left of any object.
+    nameless = not known["uid"] and "Storage" not in known["sop_class"]
+    if "Rows" not in elements and (known["sop_class"].endswith("Image Storage") or not known["sop_class"] or nameless):
         msg = f"{member}: damaged DICOM (its header ends before Rows (0028,0010)); copy it again from its source"
         if not known["uid"]:
             raise InputError(msg)

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a property, and a pull must not fail by the luck of the draw; by hand every run draws anew.
+settings.register_profile("volseg", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("volseg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's converted networks are neither used nor touched; what is converted during the tests is kept until their end only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("VOLSEG_NO_CACHE", raising=False)
+        yield
 
 
 def real_data() -> Path:

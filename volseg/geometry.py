@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -111,11 +110,18 @@ class Grid:
 
     @property
     def world_axes(self) -> tuple[int, int, int]:
-        """For each array axis, the world axis (0 x, 1 y, 2 z) it follows most closely, as a permutation; a tie (exactly 45 degrees) goes to the first in order."""
+        """For each array axis, the world axis (0 x, 1 y, 2 z) it follows most closely, as a permutation.
+
+        The array axis with the strongest direction chooses first, as in ``nibabel.io_orientation`` and so in MONAI's ``Orientation``; a tie goes to the first in order.
+        """
+        left, _, right = np.linalg.svd(self.direction)
         # Rounding keeps the noise of the last digits from deciding a tie.
-        cosines = np.abs(self.direction)
-        best = max(permutations(range(3)), key=lambda p: round(float(sum(cosines[world, axis] for axis, world in enumerate(p))), 9))
-        return best[0], best[1], best[2]
+        cosines = np.round(np.abs(left @ right), 9)
+        chosen = [0, 0, 0]
+        for axis in np.argsort(-cosines.max(axis=0), kind="stable").tolist():
+            chosen[axis] = int(np.argmax(cosines[:, axis]))
+            cosines[chosen[axis]] = -1
+        return chosen[0], chosen[1], chosen[2]
 
     @property
     def orientation(self) -> str:

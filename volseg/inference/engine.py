@@ -134,8 +134,8 @@ def run(
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
     restorer = Restorer(target, _restoring_axes(plan, prepared), axis, plan.decision, threads())
     try:
-        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally):
-            if not np.isfinite(slab.scores.sum()):
+        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=threads()):
+            if not slab.finite:
                 msg = "the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
                 raise BundleError(msg)
             began = times.add("network", began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.inference.executors.base import Executor
+from volseg.inference.streaming.blending import Ring
 from volseg.inference.windows import importance_map, padding, window_sizes, window_starts
 
 Floats = npt.NDArray[np.float32]
@@ -58,11 +60,14 @@ class Slab:
     start : int
         First position along the slab axis.
     scores : ndarray, float32, (classes, n, rows, columns)
-        Weighted mean of the windows; axis 1 is the slab axis, then the two others in their order. Overwritten by the next slab.
+        Weighted mean of the windows; axis 1 is the slab axis, then the two others in their order. A view, emptied when the next slab is asked for.
+    finite : bool
+        Whether no score is NaN or infinite.
     """
 
     start: int
     scores: Floats
+    finite: bool
 
 
 @dataclass
@@ -80,7 +85,17 @@ def slab_axis(size: Sequence[int], roi: Sequence[int]) -> int:
     return int(np.argmin(shares))
 
 
-def stream(image: Floats, executor: Executor, window: SlidingWindow, axis: int, *, progress: Progress | None = None, tally: Tally | None = None) -> Iterator[Slab]:
+def stream(
+    image: Floats,
+    executor: Executor,
+    window: SlidingWindow,
+    axis: int,
+    *,
+    progress: Progress | None = None,
+    tally: Tally | None = None,
+    threads: int = 1,
+    spill: bool = False,
+) -> Iterator[Slab]:
     """Run a network over a volume and yield its scores slab by slab.
 
     Parameters
@@ -97,6 +112,10 @@ def stream(image: Floats, executor: Executor, window: SlidingWindow, axis: int, 
         Called after each batch.
     tally : Tally, optional
         Counts what was done.
+    threads : int
+        Classes blended at the same time.
+    spill : bool
+        Keep the scores in a temporary file instead of memory.
 
     Yields
     ------
@@ -114,80 +133,87 @@ def stream(image: Floats, executor: Executor, window: SlidingWindow, axis: int, 
     if any(before or after for before, after in pads):
         extra = {"constant_values": window.cval} if window.padding_mode == "constant" else {}
         image = np.pad(image, [(0, 0), *pads], mode=PAD_MODES[window.padding_mode], **extra)  # type: ignore[call-overload]
-    order = [axis, *(other for other in range(3) if other != axis)]
-    image = image.transpose(0, *(other + 1 for other in order))
-    lanes = _Lanes(image, executor, window, tuple(roi[other] for other in order), order, progress, tally or Tally())
-    keep = [slice(pads[other][0], pads[other][0] + size[other]) for other in order]
-    for slab in lanes.run():
-        first, last = max(slab.start, keep[0].start), min(slab.start + slab.scores.shape[1], keep[0].stop)
-        if last > first:
-            part = slab.scores[:, first - slab.start : last - slab.start, keep[1], keep[2]]
-            yield Slab(first - keep[0].start, part)
+    keep = [slice(before, before + length) for (before, _), length in zip(pads, size, strict=True)]
+    inside = (slice(None), slice(None), *(keep[other] for other in range(3) if other != axis))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        lanes = _Lanes(image, executor, window, roi, axis, progress, tally or Tally(), pool, spill=spill)
+        try:
+            for slab in lanes.run():
+                first, last = max(slab.start, keep[axis].start), min(slab.start + slab.scores.shape[1], keep[axis].stop)
+                if last > first:
+                    yield Slab(first - keep[axis].start, slab.scores[:, first - slab.start : last - slab.start][inside], slab.finite)
+        finally:
+            lanes.close()
 
 
 class _Lanes:
-    """The loop over windows of a padded volume whose axis 1 is the slab axis."""
+    """The loop over the windows of a padded volume: lane by lane along the slab axis, a lane being all windows that start at one position of it."""
 
-    def __init__(self, image: Floats, executor: Executor, window: SlidingWindow, roi: tuple[int, ...], order: Sequence[int], progress: Progress | None, tally: Tally) -> None:
-        self.image, self.executor, self.roi, self.order = image, executor, roi, order
-        size = image.shape[1:]
-        self.starts = [window_starts(size[n], roi[n], window.overlap[order[n]]) for n in range(3)]
-        self.weights = importance_map(roi, window.mode, [window.sigma_scale[n] for n in order])
-        self.scores: Floats | None = None
-        self.count = np.zeros((roi[0], *size[1:]), dtype=np.float32)
-        self.constant: dict[tuple[float, ...], Floats] = {}
+    def __init__(
+        self,
+        image: Floats,
+        executor: Executor,
+        window: SlidingWindow,
+        roi: tuple[int, ...],
+        axis: int,
+        progress: Progress | None,
+        tally: Tally,
+        pool: ThreadPoolExecutor,
+        *,
+        spill: bool,
+    ) -> None:
+        self.image, self.executor, self.roi, self.axis = image, executor, roi, axis
+        self.starts = [window_starts(image.shape[n + 1], roi[n], window.overlap[n]) for n in range(3)]
+        self.weights = importance_map(roi, window.mode, window.sigma_scale)
+        self.pool, self.spill = pool, spill
+        self.ring: Ring | None = None
+        self.constant: tuple[tuple[float, ...], Floats] | None = None
         self.progress, self.tally = progress, tally
         tally.windows = len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
         self.done = 0
-        # The network sees its own axis order; blending sees the slab axis first.
-        self.back = tuple(int(n) for n in np.argsort(order))
 
     def run(self) -> Iterator[Slab]:
-        firsts = self.starts[0]
+        firsts = self.starts[self.axis]
         for n, start in enumerate(firsts):
             self._add_lane(start)
-            end = firsts[n + 1] if n + 1 < len(firsts) else start + self.roi[0]
-            ready = end - start
-            assert self.scores is not None
-            self.scores[:, :ready] /= self.count[:ready]
-            yield Slab(start, self.scores[:, :ready])
-            self._shift(ready)
+            end = firsts[n + 1] if n + 1 < len(firsts) else start + self.roi[self.axis]
+            assert self.ring is not None
+            for position, scores, finite in self.ring.take(start, end):
+                yield Slab(position, scores, finite)
 
-    def _shift(self, by: int) -> None:
-        """Drop what is finished and make room behind."""
-        assert self.scores is not None
-        left = self.roi[0] - by
-        if left:
-            self.scores[:, :left] = self.scores[:, by:]
-            self.count[:left] = self.count[by:]
-        self.scores[:, left:] = 0
-        self.count[left:] = 0
+    def close(self) -> None:
+        """Give the scores' memory or file back."""
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
 
-    def _add_lane(self, start: int) -> None:
-        batch: list[tuple[int, int]] = []
-        for row, column in product(self.starts[1], self.starts[2]):
-            values = self._one_value(start, row, column)
+    def _add_lane(self, lane: int) -> None:
+        others = [self.starts[n] if n != self.axis else [lane] for n in range(3)]
+        batch: list[Sequence[int]] = []
+        for place in product(*others):
+            values = self._one_value(place)
             if values is None:
-                batch.append((row, column))
+                batch.append(place)
                 if len(batch) == self.executor.batch:
-                    self._run_batch(start, batch)
+                    self._run_batch(batch)
                     batch = []
-            elif values in self.constant:
+            elif self.constant is not None and self.constant[0] == values:
                 self.tally.repeated += 1
-                self._add(row, column, self.constant[values])
+                self._add(place, self.constant[1])
                 self._tell(1)
             else:
-                self.constant[values] = self._run_batch(start, [(row, column)])[0].copy()
+                # One is kept, since scores of a window are many megabytes and air is nearly always the only constant there is.
+                self.constant = values, self._run_batch([place])[0].copy()
         if batch:
-            self._run_batch(start, batch)
+            self._run_batch(batch)
 
-    def _window(self, start: int, row: int, column: int) -> Floats:
-        a, b, c = self.roi
-        return self.image[:, start : start + a, row : row + b, column : column + c]
+    def _window(self, place: Sequence[int]) -> Floats:
+        (x, y, z), (a, b, c) = place, self.roi
+        return self.image[:, x : x + a, y : y + b, z : z + c]
 
-    def _one_value(self, start: int, row: int, column: int) -> tuple[float, ...] | None:
+    def _one_value(self, place: Sequence[int]) -> tuple[float, ...] | None:
         """The value of each channel where the window holds nothing else, or None."""
-        voxels = self._window(start, row, column)
+        voxels = self._window(place)
         corner = voxels[:, 0, 0, 0]
         # Most windows are told by a few voxels.
         sample = voxels[:, ::7, ::7, ::7]
@@ -195,23 +221,17 @@ class _Lanes:
             return None
         return tuple(float(v) for v in corner)
 
-    def _run_batch(self, start: int, places: Sequence[tuple[int, int]]) -> Floats:
-        inverse = (0, *(n + 1 for n in self.back))
-        windows = np.stack([self._window(start, row, column).transpose(inverse) for row, column in places])
-        scores = self.executor(np.ascontiguousarray(windows))
-        scores = scores.transpose(0, 1, *(n + 2 for n in self.order))
-        for (row, column), window in zip(places, scores, strict=True):
-            self._add(row, column, window)
+    def _run_batch(self, places: Sequence[Sequence[int]]) -> Floats:
+        scores = self.executor(np.stack([self._window(place) for place in places]))
+        for place, window in zip(places, scores, strict=True):
+            self._add(place, window)
         self._tell(len(places))
         return scores
 
-    def _add(self, row: int, column: int, window: Floats) -> None:
-        if self.scores is None:
-            self.scores = np.zeros((window.shape[0], self.roi[0], *self.image.shape[2:]), dtype=np.float32)
-        place = (slice(None), slice(row, row + self.roi[1]), slice(column, column + self.roi[2]))
-        for score, total in zip(window, self.scores, strict=True):
-            total[place] += score * self.weights
-        self.count[place] += self.weights
+    def _add(self, place: Sequence[int], window: Floats) -> None:
+        if self.ring is None:
+            self.ring = Ring(len(window), self.image.shape[1:], self.axis, self.weights, self.pool, spill=self.spill)
+        self.ring.add(place, window)
 
     def _tell(self, windows: int) -> None:
         self.done += windows

@@ -1,0 +1,166 @@
+"""Weighted sums of overlapping windows in a ring one window thick: what is finished is handed out and its place taken again, nothing is moved."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor as Pool
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.errors import VolsegError
+
+Floats = npt.NDArray[np.float32]
+
+CHUNK = 1 << 16
+"""Voxels (of 4 bytes) worked on at a time: window, weights and sums of a chunk stay in a core's second-level cache."""
+
+
+class Ring:
+    """Class scores of the part of a volume that windows still have to be added to.
+
+    Position ``p`` along the slab axis is kept at ``p % window length``. Arrays keep the network's own axis order, since windows are added far more often than slabs are read.
+
+    Parameters
+    ----------
+    classes : int
+        Channels of the scores.
+    size : sequence of 3 int
+        Shape of the (padded) volume.
+    axis : int
+        The slab axis.
+    weights : ndarray, float32, of the window's shape
+        Importance of a window's voxels.
+    pool : concurrent.futures.Executor
+        Runs the arithmetic.
+    spill : bool
+        Keep the scores in a temporary file: slower, but its pages need not stay in memory.
+
+    Raises
+    ------
+    VolsegError
+        When there is no memory, or no room on the disk, for the scores.
+    """
+
+    def __init__(self, classes: int, size: Sequence[int], axis: int, weights: Floats, pool: Pool, *, spill: bool = False) -> None:
+        self.axis, self.weights, self.pool = axis, weights, pool
+        self.depth = weights.shape[axis]
+        shape = [self.depth if n == axis else length for n, length in enumerate(size)]
+        self.count = np.zeros(shape, dtype=np.float32)
+        self.constant_weights = bool((weights == 1).all())
+        self.file: mmap.mmap | None = None
+        try:
+            if spill:
+                self.file = _spill_file(4 * classes * prod(shape))
+                self.scores: Floats = np.frombuffer(self.file, dtype=np.float32).reshape(classes, *shape)
+            else:
+                self.scores = np.zeros((classes, *shape), dtype=np.float32)
+        except (MemoryError, OSError) as error:
+            where = f"the temporary folder {tempfile.gettempdir()}" if spill else "memory"
+            msg = f"no room in {where} for {4e-9 * classes * prod(shape):.2f} GB of scores ({error}); free some, or use a bundle of fewer classes or a smaller window"
+            raise VolsegError(msg) from error
+
+    def add(self, place: Sequence[int], window: Floats) -> None:
+        """Add the scores of one window.
+
+        Parameters
+        ----------
+        place : sequence of 3 int
+            The window's first voxel in the volume.
+        window : ndarray, float32, (classes, x, y, z)
+            Not kept.
+        """
+        tasks = []
+        for ring, part in self._parts(place):
+            self.count[ring] += self.weights[part]
+            tasks += [(score[part], total[ring], part) for score, total in zip(window, self.scores, strict=True)]
+        list(self.pool.map(lambda task: self._accumulate(*task), tasks))
+        self._release_pages()
+
+    def take(self, start: int, end: int) -> Iterator[tuple[int, Floats, bool]]:
+        """Divide by the weights and hand out what is finished, then empty it.
+
+        Parameters
+        ----------
+        start, end : int
+            Positions along the slab axis, at most a window's length apart.
+
+        Yields
+        ------
+        position : int
+            Of the first plane.
+        scores : ndarray, float32, (classes, n, rows, columns)
+            A view.
+        finite : bool
+            Whether no score is NaN or infinite.
+        """
+        position = start
+        while position < end:
+            offset = position % self.depth
+            length = min(end - position, self.depth - offset)
+            place = self._along(slice(offset, offset + length))
+            count = self.count[place]
+            finite = all(self.pool.map(lambda total, count=count, place=place: _divide(total[place], count), self.scores))  # type: ignore[misc]
+            yield position, np.moveaxis(self.scores[(slice(None), *place)], self.axis + 1, 1), finite
+            list(self.pool.map(lambda total, place=place: total[place].fill(0), self.scores))  # type: ignore[misc]
+            count.fill(0)
+            self._release_pages()
+            position += length
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self.scores = np.empty((0, 0, 0, 0), dtype=np.float32)
+        self.file = None
+
+    def _along(self, part: slice) -> tuple[slice, ...]:
+        return tuple(part if n == self.axis else slice(None) for n in range(3))
+
+    def _parts(self, place: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+        """Where a window lies in the ring, and which part of the window that is: one or two pieces."""
+        offset = place[self.axis] % self.depth
+        whole = [slice(start, start + length) for start, length in zip(place, self.weights.shape, strict=True)]
+        for first, last in ((0, self.depth - offset), (self.depth - offset, self.depth)):
+            if last > first:
+                at = (offset + first) % self.depth
+                whole[self.axis] = slice(at, at + last - first)
+                yield tuple(whole), self._along(slice(first, last))
+
+    def _accumulate(self, score: Floats, total: Floats, part: tuple[slice, ...]) -> None:
+        if self.constant_weights:
+            total += score
+            return
+        weights = self.weights[part]
+        rows = max(1, CHUNK // max(1, score[0].size))
+        product = np.empty((rows, *score.shape[1:]), dtype=np.float32)
+        for at in range(0, len(score), rows):
+            piece = total[at : at + rows]
+            piece += np.multiply(score[at : at + rows], weights[at : at + rows], out=product[: len(piece)])
+
+    def _release_pages(self) -> None:
+        if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
+            # Of a file mapped shared, the pages leave this process and stay with the system, which writes them out when it wants to.
+            self.file.madvise(mmap.MADV_DONTNEED)
+
+
+def _divide(total: Floats, count: Floats) -> bool:
+    rows = max(1, CHUNK // max(1, total[0].size))
+    finite = True
+    for at in range(0, len(total), rows):
+        piece = total[at : at + rows]
+        piece /= count[at : at + rows]
+        finite = finite and bool(np.isfinite(piece.sum()))
+    return finite
+
+
+def _spill_file(length: int) -> mmap.mmap:
+    # The file has no name: it is gone with the process, whatever ends it.
+    with tempfile.TemporaryFile(prefix="volseg-") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, length)
+        else:
+            file.truncate(length)
+        return mmap.mmap(file.fileno(), length)

@@ -12,7 +12,7 @@ from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
 from volseg.report import write_preview
 from volseg.report.palette import PALETTE
-from volseg.report.planes import PLANES, choose_slice
+from volseg.report.planes import PLANES, choose_slices
 from volseg.report.window import Window, choose_window
 
 SHAPE = (40, 36, 20)
@@ -104,8 +104,8 @@ def test_nothing_segmented_shows_the_middle_or_the_reference() -> None:
     empty, reference = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
     reference[:, :, 14] = 1
     reference[:5, :5, 2] = 1
-    assert [choose_slice(empty, plane.axis) for plane in PLANES] == [9, 17, 19]
-    assert choose_slice(reference, 2) == 14
+    assert [choose_slices(empty)[plane.axis] for plane in PLANES] == [9, 17, 19]
+    assert choose_slices(reference)[2] == 14
 
 
 def test_an_empty_label_is_cut_through_the_reference(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_an_empty_label_is_cut_through_the_reference(tmp_path: Path) -> None:
 def test_of_equal_slices_the_middle_one_is_taken() -> None:
     label = np.zeros(SHAPE, np.uint8)
     label[5:9, 5:9, 6:13] = 1
-    assert choose_slice(label, 2) == 9
+    assert choose_slices(label)[2] == 9
 
 
 def ends(window: Window) -> tuple[float, float, bool]:

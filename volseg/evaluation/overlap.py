@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
+from volseg.io.tally import count_values
 
 MAX_LABEL = 65535
 """Largest label value accepted; it bounds the lookup table, and segmentation formats store no more (uint16)."""
@@ -134,10 +135,7 @@ def count_labels(array: AnyArray) -> npt.NDArray[np.int64]:
     if low < 0 or high > MAX_LABEL:
         msg = f"a label map holds integers from 0 to {MAX_LABEL}, got values from {low} to {high}; give the segmentation, not an image"
         raise InputError(msg)
-    counts = np.zeros(high + 1, dtype=np.int64)
-    for (chunk,) in _chunks(array):
-        counts += np.bincount(chunk, minlength=high + 1)
-    return counts
+    return count_values(array)
 
 
 def dice(prediction: AnyArray, reference: AnyArray) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
+from volseg.evaluation.extent import Box, labelled_box
 from volseg.evaluation.intensity import describe_values, intensity_unit, values_inside
 from volseg.evaluation.label_record import LabelStatistics
 from volseg.evaluation.lesions import Point, as_point, bounding_box, find_lesions
@@ -71,18 +72,26 @@ def label_statistics(label: npt.NDArray[np.generic], volume: Volume, names: Mapp
     return statistics
 
 
-def _find_boxes(label: npt.NDArray[np.generic]) -> list[tuple[slice, slice, slice] | None]:
+def _find_boxes(label: npt.NDArray[np.generic]) -> list[Box | None]:
     """Bounding box of label 1, 2, ... as slices; None for a value that does not occur."""
     from scipy.ndimage import find_objects
 
-    numbers = label.view(np.uint8) if label.dtype.kind == "b" else label
+    around = labelled_box(label)
+    if around is None:
+        return []
+    numbers = label[around].view(np.uint8) if label.dtype.kind == "b" else label[around]
+    order = sorted(range(3), key=lambda axis: -abs(label.strides[axis]))
     # scipy walks in C order; along the memory of a Fortran-ordered array that is five times as fast.
-    if not numbers.flags.f_contiguous:
-        return list(find_objects(numbers))
-    return [None if box is None else (box[2], box[1], box[0]) for box in find_objects(numbers.T)]
+    boxes = find_objects(numbers.transpose(order))
+    return [None if box is None else _shifted([box[order.index(axis)] for axis in range(3)], around) for box in boxes]
 
 
-def _measure(mask: npt.NDArray[np.bool_], volume: Volume, box: tuple[slice, slice, slice], identity: tuple[int, str, str | None], connectivity: int) -> LabelStatistics:
+def _shifted(box: Sequence[slice], around: Box) -> Box:
+    first, second, third = (slice(part.start + outer.start, part.stop + outer.start) for part, outer in zip(box, around, strict=True))
+    return first, second, third
+
+
+def _measure(mask: npt.NDArray[np.bool_], volume: Volume, box: Box, identity: tuple[int, str, str | None], connectivity: int) -> LabelStatistics:
     grid = volume.grid
     start = np.array([part.start for part in box])
     image = volume.array[box]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from volseg.io import Volume, save_label
 from volseg.io.dicom.objects.segments import Algorithm, Segment
+from volseg.io.tally import count_values
 from volseg.provenance import software_versions
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Segmentation:
 
     def statistics(self) -> list[dict[str, Any]]:
         """For each label: value, name, number of voxels and volume in millilitres."""
-        counts = np.bincount(self.label.ravel(), minlength=max(self.labels, default=0) + 1)
+        counts = dict(enumerate(count_values(self.label).tolist()))
         unit = self.volume.grid.voxel_volume_ml
-        return [{"value": value, "name": name, "voxels": int(counts[value]), "volume_ml": round(float(counts[value]) * unit, 4)} for value, name in sorted(self.labels.items())]
+        return [{"value": value, "name": name, "voxels": counts.get(value, 0), "volume_ml": round(counts.get(value, 0) * unit, 4)} for value, name in sorted(self.labels.items())]
 
     def save(self, path: str | Path) -> Path:
         """Write the label on exactly the scan's grid (see :func:`volseg.io.save_label`)."""

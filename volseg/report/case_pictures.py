@@ -12,7 +12,7 @@ from volseg.evaluation.label_record import LabelStatistics
 from volseg.geometry import Grid, reorient
 from volseg.io import Volume
 from volseg.report.palette import label_colour
-from volseg.report.planes import PLANES, AnyArray, choose_slice
+from volseg.report.planes import PLANES, AnyArray, choose_slices
 from volseg.report.svg import Outline, Picture
 from volseg.report.window import Window, window_of
 
@@ -80,9 +80,9 @@ def make_scene(volume: Volume, label: AnyArray, names: Mapping[int, str]) -> Sce
 
 def draw_planes(scene: Scene) -> list[Shown]:
     """An axial, a coronal and a sagittal slice where the labelled area is largest; the middle ones where nothing is labelled."""
-    shown = []
+    shown, slices = [], choose_slices(scene.label)
     for number, plane in enumerate(PLANES):
-        index = choose_slice(scene.label, plane.axis)
+        index = slices[plane.axis]
         grey = scene.window.to_grey(plane.picture(scene.image, index))
         size = plane.size_mm(scene.grid)
         whole = (slice(None), slice(None))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from volseg.evaluation.extent import labelled_areas
 from volseg.geometry import Grid
 
 AnyArray = npt.NDArray[np.generic]
@@ -55,13 +56,17 @@ PLANES = (
 """The three views; the patient's left is on the right of the picture, anterior is on the left of the sagittal one."""
 
 
-def choose_slice(label: AnyArray, axis: int) -> int:
-    """Index along ``axis`` of the slice with the largest labelled area; the middle slice when nothing is labelled.
+def choose_slices(label: AnyArray) -> tuple[int, int, int]:
+    """Index along each axis of the slice with the largest labelled area; the middle slice when nothing is labelled.
 
     Where several slices share the largest area, the one in the middle of them is taken.
     """
-    area = np.count_nonzero(label, axis=tuple(other for other in range(3) if other != axis))
+    first, second, third = (_largest(area) for area in labelled_areas(label))
+    return first, second, third
+
+
+def _largest(area: npt.NDArray[np.int64]) -> int:
     if area.max() == 0:
-        return int((label.shape[axis] - 1) // 2)
+        return (len(area) - 1) // 2
     best = np.flatnonzero(area == area.max())
     return int(best[(len(best) - 1) // 2])

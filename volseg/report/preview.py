@@ -17,7 +17,7 @@ from volseg.geometry import Grid, reorient
 from volseg.io import Volume
 from volseg.io.text import write_bytes
 from volseg.report.palette import label_colour
-from volseg.report.planes import PLANES, AnyArray, Plane, choose_slice
+from volseg.report.planes import PLANES, AnyArray, Plane, choose_slices
 from volseg.report.window import Window, window_of
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ def write_preview(volume: Volume, label: Labels, path: Path, *, label_names: Map
     figure, axes = _lay_out(scene)
     FigureCanvasAgg(figure)
     cut = scene.label if scene.label.any() or scene.reference is None else scene.reference
+    slices = choose_slices(cut)
     for plane, ax in zip(PLANES, axes, strict=True):
-        _draw_plane(ax, plane, scene, choose_slice(cut, plane.axis))
+        _draw_plane(ax, plane, scene, slices[plane.axis])
     _write_title(figure, volume, scene, label_names)
     _draw_legend(figure, scene, label_names)
     picture = io.BytesIO()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from volseg.evaluation.extent import labelled_box
 from volseg.evaluation.intensity import values_inside
 from volseg.io import Volume
 
@@ -95,8 +96,9 @@ def choose_window(array: AnyArray, modality: str | None, *, units: str | None = 
 
 
 def _is_lung(array: AnyArray, label: AnyArray | None) -> bool:
-    if label is None:
+    box = None if label is None else labelled_box(label)
+    if label is None or box is None:
         return False
-    inside = values_inside(array, label != 0)
+    inside = values_inside(array[box], label[box] != 0)
     inside = inside[:: max(1, inside.size // SAMPLED_VOXELS)]
     return inside.size > 0 and float(np.nanmedian(np.asarray(inside, dtype=np.float32))) < LUNG_BELOW_HU

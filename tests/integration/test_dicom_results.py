@@ -14,9 +14,10 @@ import volseg
 from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
 from tests.dicom_factory import Scan, write
 from volseg.cli import main
+from volseg.cli.results import Job, chosen_formats, write_results
 from volseg.dataset import check_cases, convert_dicom, read_datalist
 from volseg.errors import DatasetError, InputError
-from volseg.inference import Segmenter
+from volseg.inference import Segmentation, Segmenter
 from volseg.io import load_label, save_label
 from volseg.io.dicom.objects.rtstruct import write_rtstruct
 from volseg.io.dicom.objects.seg import write_seg
@@ -74,6 +75,51 @@ def test_every_format_says_the_same(bundle, tmp_path):
     assert float(rows[0]["volume_ml"]) == pytest.approx(tumour["volume_ml"], rel=1e-3)
     assert run("evaluate", out / "images_seg.dcm", out / "images_rtstruct.dcm", "-o", tmp_path / "e.json") == 0
     assert json.loads((tmp_path / "e.json").read_text())["mean_dice"] == 1.0
+
+
+def test_the_measurement_report_holds_the_numbers_of_the_record_and_the_page_its_intended_use(bundle, tmp_path):
+    import pydicom
+
+    assert run("infer", series(tmp_path / "scan"), "-b", bundle, "-o", tmp_path, "--device", "cpu", "--format", "dicom-sr") == 0
+    (tumour,) = json.loads((tmp_path / "scan_seg.json").read_text())["labels"]
+    document = pydicom.dcmread(tmp_path / "scan_sr.dcm")
+    found = [item.MeasuredValueSequence[0].NumericValue for item in _items(document) if item.get("ValueType") == "NUM"]
+    assert found == [tumour["volume_ml"], tumour["longest_axial_diameter"]["length_mm"], tumour["intensity"]["mean"], tumour["intensity"]["sd"]]
+    stated = json.loads((bundle / "configs" / "metadata.json").read_text())["intended_use"]
+    assert stated in (tmp_path / "scan_seg.html").read_text()
+
+
+def test_a_label_that_lies_between_the_slices_is_left_out_of_the_objects_with_a_warning(tmp_path):
+    import pydicom
+
+    # One slice is missing: mending fills its place with one that no slice of the series shows.
+    heights = [0, 2, 4, 6, 10, 12, 14]
+    positions = np.array([(0.0, 0.0, z) for z in heights])
+    volume = volseg.load(write(Scan(np.full((7, 12, 10), 40, np.int16), positions=positions).datasets(), tmp_path / "scan"), fix_geometry=True)
+    assert volume.grid.shape == (10, 12, 8)
+    label = np.zeros(volume.grid.shape, np.uint8)
+    label[2:6, 2:6, 1:3], label[2:4, 2:4, 4] = 1, 2
+    names = {1: "tumor", 2: "node"}
+    result = Segmentation(label, volume, names, {"name": "test", "version": "1"}, {}, segments=describe_segments(names))
+    report = result.report()
+    job = Job(tmp_path / "scan", "scan", tmp_path / "out", chosen_formats(["dicom-sr"]), preview=False, report=False)
+    job.folder.mkdir()
+    write_results(job, result, report)
+    assert [warning for warning in report["warnings"] if warning.startswith("node: ")]
+    assert [s.SegmentLabel for s in pydicom.dcmread(job.place("_seg.dcm")).SegmentSequence] == ["tumor"]
+    findings = [item.ConceptCodeSequence[0].CodeMeaning for item in _items(pydicom.dcmread(job.place("_sr.dcm"))) if _concept(item) == "Finding"]
+    assert findings == ["Neoplasm"]
+
+
+def _items(content):
+    for item in content.get("ContentSequence", []):
+        yield item
+        yield from _items(item)
+
+
+def _concept(item):
+    names = item.get("ConceptNameCodeSequence")
+    return names[0].CodeMeaning if names else None
 
 
 @pytest.mark.parametrize("kind", ["labelmap", "fractional"])

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,22 +119,15 @@ def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) 
     """
     from time import perf_counter
 
-    from volseg.evaluation.statistics import label_statistics
     from volseg.inference.quiet import quiet_libraries
     from volseg.io.text import write_json
 
-    statistics = label_statistics(segmentation.label, segmentation.volume, segmentation.labels)
-    report["labels"] = [entry.as_dict() for entry in statistics]
     began = perf_counter()
     staging = job.folder / f".volseg-{uuid4().hex}"
     staged = replace(job, folder=staging)
     try:
         with quiet_libraries():
-            notes = list(_write_labels(staged, segmentation, statistics))
-            missing = [path.name for path in staged.labels() if not path.exists()]
-            report["warnings"] = [*report["warnings"], *notes]
-            report["outputs"] = [str(path) for path in job.outputs() if path.name not in missing]
-            _write_pages(staged, segmentation, statistics, report)
+            missing = _write_side_by_side(job, staged, segmentation, report)
         report["timings_s"]["write"] = round(perf_counter() - began, 4)
         write_json(staged.json, report)
         for name in missing:
@@ -146,8 +140,30 @@ def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) 
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _write_side_by_side(job: Job, staged: Job, segmentation: Segmentation, report: dict[str, Any]) -> list[str]:
+    """Measure and draw at once, then write the labels and the page; fill in the record. Gives the names of the labels that could not be written since nothing is segmented."""
+    from volseg.evaluation.statistics import label_statistics, write_statistics_csv
+    from volseg.report import write_case_report, write_preview
+
+    with ThreadPoolExecutor(2, thread_name_prefix="volseg-results") as pool:
+        drawn = pool.submit(write_preview, segmentation.volume, segmentation.label, staged.place("_seg.png"), label_names=segmentation.labels) if job.preview else None
+        statistics = label_statistics(segmentation.label, segmentation.volume, segmentation.labels)
+        written = pool.submit(lambda: list(_write_labels(staged, segmentation, statistics)))
+        report["labels"] = [entry.as_dict() for entry in statistics]
+        report["warnings"] = [*report["warnings"], *written.result()]
+        missing = [path.name for path in staged.labels() if not path.exists()]
+        report["outputs"] = [str(path) for path in job.outputs() if path.name not in missing]
+        if job.report:
+            write_statistics_csv(statistics, staged.place("_seg.csv"))
+            write_case_report(segmentation.volume, segmentation.label, staged.place("_seg.html"), report=report, statistics=statistics, label_names=segmentation.labels)
+        if drawn is not None:
+            drawn.result()
+    return missing
+
+
 def _write_labels(job: Job, segmentation: Segmentation, statistics: Sequence[LabelStatistics]) -> Iterator[str]:
     """Write the segmentation in every format; yields what the user should know."""
+    from volseg.io.dicom.objects.seg import read_seg
     from volseg.io.dicom.objects.sr import write_sr
 
     empty = "nothing is segmented, so no {} was written (viewers cannot show an object without content)"
@@ -159,23 +175,16 @@ def _write_labels(job: Job, segmentation: Segmentation, statistics: Sequence[Lab
         elif name == "dicom-sr":
             seg = job.place(FORMATS["dicom-seg"])
             if seg.exists():
-                measurements = [entry.measurements() for entry in statistics if entry.voxels]
+                held = {segment.value for segment in read_seg(seg).segments}
+                measurements = [entry.measurements() for entry in statistics if entry.voxels and entry.value in held]
+                lost = [entry.name for entry in statistics if entry.voxels and entry.value not in held]
+                if lost:
+                    yield f"{', '.join(lost)}: every voxel lies between the scan's own slices, so the DICOM objects do not hold it"
                 write_sr(measurements, segmentation.volume, path, segments=segmentation.segments, algorithm=segmentation.algorithm, seg=seg)
             else:
                 yield empty.format("measurement report")
         elif name not in DICOM_FORMATS:
             segmentation.save(path)
-
-
-def _write_pages(job: Job, segmentation: Segmentation, statistics: Sequence[LabelStatistics], report: dict[str, Any]) -> None:
-    from volseg.evaluation.statistics import write_statistics_csv
-    from volseg.report import write_case_report, write_preview
-
-    if job.preview:
-        write_preview(segmentation.volume, segmentation.label, job.place("_seg.png"), label_names=segmentation.labels)
-    if job.report:
-        write_statistics_csv(statistics, job.place("_seg.csv"))
-        write_case_report(segmentation.volume, segmentation.label, job.place("_seg.html"), report=report, statistics=statistics, label_names=segmentation.labels)
 
 
 def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:

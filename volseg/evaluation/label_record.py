@@ -76,12 +76,13 @@ class LabelStatistics:
         return {**content, "lesions": lesions, "lesions_not_listed": self.lesions_not_listed}
 
     def measurements(self) -> SegmentMeasurements:
-        """What a DICOM measurement report says of this label."""
+        """What a DICOM measurement report says of this label, rounded as in :meth:`as_dict`: the same number wherever a reader looks."""
         from volseg.io.dicom.objects.segments import SegmentMeasurements
 
         mean, sd = (self.intensity.mean, self.intensity.sd) if self.intensity else (None, None)
         unit = UCUM[self.intensity_unit] if self.intensity_unit else None
-        return SegmentMeasurements(self.value, self.volume_ml, self.longest_axial_diameter_mm, mean, sd, unit)
+        volume, diameter, mean, sd = _plain((self.volume_ml, self.longest_axial_diameter_mm, mean, sd))
+        return SegmentMeasurements(self.value, volume, diameter, mean, sd, unit)
 
 
 def _plain(content: Any) -> Any:

@@ -325,6 +325,16 @@ def test_a_scan_without_frame_of_reference_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_how_a_patient_was_made_anonymous_is_carried_over_as_codes_too(tmp_path: Path) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113100", "DCM", "Basic Application Confidentiality Profile"
+    tags = {"PatientIdentityRemoved": "YES", "DeidentificationMethod": "Details in 0012,0064", "DeidentificationMethodCodeSequence": [code]}
+    volume = scan_of(tmp_path / "scan", tags=tags)
+    ds = written(np.ones(volume.grid.shape, np.uint8), volume, tmp_path / "rs.dcm")
+    assert ds.DeidentificationMethod == tags["DeidentificationMethod"]
+    assert [item.CodeValue for item in ds.DeidentificationMethodCodeSequence] == ["113100"]
+
+
 def test_sloppy_headers_are_carried_over_or_left_empty(tmp_path: Path) -> None:
     datasets = Scan(ramp(), tags={"PatientSex": "UNKNOWN", "PatientID": "x" * 70, "PatientIdentityRemoved": "YES"}).datasets()
     for ds in datasets:

@@ -140,10 +140,11 @@ def _carry_over(ds: Any, source: Any) -> None:
                 setattr(ds, keyword, text)
     if ds.PatientSex not in ("M", "F", "O", ""):
         ds.PatientSex = ""
-    if ds.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethod" not in ds:
-        if "DeidentificationMethodCodeSequence" in source:
+    if ds.get("PatientIdentityRemoved") == "YES":
+        # Scans from archives say in the text that the codes say it.
+        if source.get("DeidentificationMethodCodeSequence"):
             ds.DeidentificationMethodCodeSequence = source.DeidentificationMethodCodeSequence
-        else:
+        elif "DeidentificationMethod" not in ds:
             ds.DeidentificationMethod = "not stated by the images"
 
 

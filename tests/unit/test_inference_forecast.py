@@ -140,7 +140,7 @@ def test_the_machine_is_named():
 
 def test_a_run_sharpens_the_calibration():
     start = Calibration(9.0, 7, {"read": 1.0, "restore": 1.0})
-    after = start.after_run(100, {"network": 50.0, "restore": 20.0, "preprocess": 10.0}, 1000)
+    after = start.after_run(100, {"network": 50.0, "restore": 20.0, "preprocess": 10.0, "load": 5.0}, 1000)
     assert after == Calibration(0.5, 7, {"read": 1.0, "restore": 0.02, "preprocess": 0.01})
     assert start.after_run(2, {"network": 50.0}, 1000).seconds_per_window == 9.0
 

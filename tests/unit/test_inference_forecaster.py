@@ -114,10 +114,10 @@ def test_a_sheared_scan_is_refused_with_a_way_out():
 @pytest.mark.parametrize(("shape", "classes", "measured"), [((512, 512, 99), 3, 2.8e9), ((512, 512, 99), 25, 10.1e9), ((512, 512, 304), 3, 5.5e9)])
 def test_stock_monai_needs_what_was_measured_of_it(shape, classes, measured):
     """The peaks of whole MONAI processes in the design notes, whose programs (torch, MONAI, weights) take 0.6 GB."""
-    told = forecast_stock(Grid(shape, np.eye(4)), "scan", classes=classes, windows=1)
+    told = forecast_stock(Grid(shape, np.eye(4)), "scan", classes=classes)
     assert told.peak_memory_bytes - resident_bytes() + 0.6e9 == pytest.approx(measured, rel=0.2)
 
 
 def test_stock_monai_is_refused_under_a_limit():
     with pytest.raises(InputError, match=r"scan: --max-memory 4.0 GB is too little: .*scores of all classes"):
-        forecast_stock(Grid((512, 512, 99), np.eye(4)), "scan", classes=25, windows=75, limit=4 * 10**9)
+        forecast_stock(Grid((512, 512, 99), np.eye(4)), "scan", classes=25, limit=4 * 10**9)

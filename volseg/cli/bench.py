@@ -21,7 +21,9 @@ DEFAULT_SIZE = (256, 256, 128)
 ROWS = (
     ("start", "start and exit"),
     ("read", "read"),
+    ("load", "load the network"),
     ("preprocess", "resample"),
+    ("forecast", "forecast"),
     ("network", "network"),
     ("restore", "restore"),
     ("write", "write"),

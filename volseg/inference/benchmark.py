@@ -18,8 +18,8 @@ from typing import Any
 from volseg.errors import InputError
 from volseg.inference.calibration import machine_facts
 
-STAGES = ("start", "read", "preprocess", "network", "restore", "write")
-"""``start`` is what no stage holds: the interpreter, imports, the network's loading, and the end of the process."""
+STAGES = ("start", "read", "load", "preprocess", "forecast", "network", "restore", "write")
+"""``start`` is what no stage holds: the interpreter, imports, and the end of the process; ``load`` is waiting for the network once the scan is read."""
 
 FLOOR_PROGRAM = "volseg.inference.floor"
 

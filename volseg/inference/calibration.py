@@ -27,6 +27,9 @@ LAYOUT = 1
 MACHINE_PACKAGES = ("volseg", "numpy", "torch", "monai", "openvino")
 """Another version of one of these may run at another speed."""
 
+STAGES_OF_VOXELS = ("read", "preprocess", "restore", "write")
+"""Stages whose time goes with the voxels of the scan."""
+
 ENOUGH_WINDOWS = 8
 """A run of fewer windows says little about the speed of one, and is over before a calibration would have paid."""
 
@@ -61,7 +64,7 @@ class Calibration:
         voxels : int
             Of the scan.
         """
-        measured = {stage: seconds / voxels for stage, seconds in timings_s.items() if stage != "network"}
+        measured = {stage: timings_s[stage] / voxels for stage in STAGES_OF_VOXELS if stage in timings_s}
         speed = timings_s["network"] / windows if windows >= ENOUGH_WINDOWS and "network" in timings_s else self.seconds_per_window
         return replace(self, seconds_per_window=speed, seconds_per_voxel={**self.seconds_per_voxel, **measured})
 

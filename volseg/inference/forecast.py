@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import InputError
-from volseg.geometry import Grid, reorient
+from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration
 from volseg.inference.memory import format_bytes
 from volseg.inference.plan import InferencePlan
@@ -132,8 +132,7 @@ def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, fl
     Workload or None
         None for a grid the engine cannot resample.
     """
-    # Only the grid is turned; one voxel stands for all.
-    oriented = grid if plan.orientation is None else reorient(np.broadcast_to(np.uint8(0), grid.shape), grid, plan.orientation)[1]
+    oriented = grid if plan.orientation is None else grid.reoriented(plan.orientation)
     if plan.spacing is None:
         return Workload(oriented.shape, oriented.shape, channels, classes, plan.window, float_scan or bool(plan.before))
     spacing = match_monai(oriented, plan.spacing)

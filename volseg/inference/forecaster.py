@@ -42,7 +42,7 @@ class Forecaster:
     def __init__(self, plan: InferencePlan, executor: Executor, facts: Mapping[str, Any], *, channels: int, classes: int) -> None:
         self.plan, self.executor, self.channels, self.classes = plan, executor, channels, classes
         self._facts = {**facts, **machine_facts(), "channels": channels, "classes": classes}
-        self._shape = (channels, 0, 0, 0)
+        self._shape = (channels, *plan.window.roi)
         self._known: dict[tuple[int, ...], Calibration] = {}
         # Loaded once and without the work space that stays behind the first batch, so that a limit means the same in each run.
         self._settled = 0
@@ -72,7 +72,7 @@ class Forecaster:
         InputError
             When the limit is too small even for single windows.
         """
-        resident = max((resident_bytes() or 0) - self._settled, 0)
+        resident = max((resident_bytes() or 0) - self._settled - (image.nbytes if image is not None else 0), 0)
         work = workload(self.plan, grid, channels=self.channels, classes=self.classes)
         if work is None:
             msg = f"{name}: its axes are not at right angles, so the engine's windows cannot be foretold; use --engine monai"
@@ -90,6 +90,11 @@ class Forecaster:
         if limit is None:
             return foretell(self.executor.batch)
         return foretell(fit_batch(limit, self.executor.batch, foretell, name))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the network's speed with this batch is known, without measuring it."""
+        return self._calibration(measure=False) is not None
 
     def learn(self, windows: int, timings_s: Mapping[str, float], voxels: int) -> None:
         """Keep what a finished run taught of this network's speed; nothing is kept of a network that was never calibrated."""
@@ -121,8 +126,8 @@ class Forecaster:
         return {**self._facts, "input": list(self._batch)}
 
 
-def forecast_stock(grid: Grid, name: str, *, classes: int, windows: int, limit: int | None = None) -> Forecast:
-    """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose seconds are not known before.
+def forecast_stock(grid: Grid, name: str, *, classes: int, limit: int | None = None) -> Forecast:
+    """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose windows (0 here) and seconds are not known before.
 
     Raises
     ------
@@ -135,7 +140,7 @@ def forecast_stock(grid: Grid, name: str, *, classes: int, windows: int, limit: 
         "image and sampling grid": STOCK_BYTES_PER_VOXEL * voxels,
         "scan and programs": resident_bytes() or 0,
     }
-    told = Forecast(windows, 0, None, memory)
+    told = Forecast(0, 0, None, memory)
     if limit is not None and told.peak_memory_bytes > limit:
         raise InputError(too_little(limit, told, name))
     return told

@@ -19,7 +19,8 @@ def discover(path: str | Path) -> list[Path]:
     ----------
     path : str or Path
         A file is itself, whatever it is. A folder gives the NIfTI, NRRD and MetaImage files it directly holds, and itself when it directly holds DICOM files; when it holds
-        neither, its sub-folders are searched in the same way, each DICOM folder being one scan. Hidden files and folders and volseg's own ``*_seg`` outputs are skipped.
+        neither, its sub-folders are searched in the same way, each DICOM folder being one scan. Hidden files and folders and volseg's own ``*_seg`` outputs are skipped, and where
+        there are scans, DICOM folders that only hold what is none (RTSTRUCT, SEG, SR).
 
     Returns
     -------
@@ -41,7 +42,20 @@ def discover(path: str | Path) -> list[Path]:
     if not found:
         msg = f"{path}: no scan is in this folder (looked for {', '.join(IMAGE_SUFFIXES)} and DICOM files, in sub-folders too); check the path"
         raise InputError(msg)
+    if len(found) > 1:
+        return [scan for scan in found if not (scan.is_dir() and _holds_objects_only(scan))] or found
     return found
+
+
+def _holds_objects_only(folder: Path) -> bool:
+    """Whether all DICOM below a folder is no image; one that cannot be read may be an image, and is to be told of."""
+    from volseg.io.dicom.files.archive import list_members
+    from volseg.io.dicom.files.header import read_headers
+
+    try:
+        return all(header.is_object for member in list_members(folder) for header in read_headers(member))
+    except InputError:
+        return False
 
 
 def _scans_under(folder: Path, seen: set[Path]) -> Iterator[Path]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -174,3 +176,22 @@ def test_places_without_dicom(tmp_path: Path, what: str) -> None:
         (target / "a.dcm").write_text("This is a text of more than one hundred and thirty-two characters, renamed to look like a DICOM file. " * 3)
     with pytest.raises(InputError, match="no such file" if what == "missing" else "holds no DICOM"):
         read_series(target / "a.dcm" if what == "file" else target)
+
+
+def test_pydicom_is_imported_before_there_are_threads(tmp_path: Path) -> None:
+    """Each file needs another of its modules first; imported at once they fail (ImportError) one time in a hundred."""
+    write(Scan(ramp()).datasets(), tmp_path)
+    code = """
+import sys
+import volseg.io.dicom.find as place
+read, complete = place.read_headers, []
+def watched(member):
+    complete.append("pydicom" in sys.modules and not sys.modules["pydicom"].__spec__._initializing)
+    return read(member)
+place.read_headers = watched
+assert "pydicom" not in sys.modules
+place.find(place.Path(sys.argv[1]))
+assert len(complete) == 5 and all(complete), complete
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydicom.uid import RTStructureSetStorage
 
+from tests.dicom_factory import Scan, ramp, report, write
 from volseg.errors import InputError
 from volseg.io import discover, output_stems, scan_stem
 
@@ -53,6 +55,21 @@ def test_sub_folders_are_searched_and_each_dicom_folder_is_one_scan(tmp_path: Pa
 def test_images_beside_dicom_are_not_lost_nor_is_the_series(tmp_path: Path) -> None:
     tree(tmp_path, "s/1.dicom-like", "s/a.nii")
     assert found(tmp_path) == ["s/a.nii", "s"]
+
+
+def test_structure_sets_beside_scans_are_no_scans(tmp_path: Path) -> None:
+    """A study exported one folder a series must not end in an error for its RTSTRUCT."""
+    write(Scan(ramp()).datasets(), tmp_path / "study" / "ct")
+    mask = tmp_path / "study" / "mask"
+    mask.mkdir()
+    report(RTStructureSetStorage).save_as(mask / "rs.dcm", enforce_file_format=True)
+    assert discover(tmp_path) == [tmp_path / "study" / "ct"]
+    # Alone it is told what it is.
+    assert discover(mask) == [mask]
+    broken = tmp_path / "study" / "broken"
+    broken.mkdir()
+    (broken / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x00\x00ZZ\x00")
+    assert discover(tmp_path) == [broken, tmp_path / "study" / "ct"]
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:

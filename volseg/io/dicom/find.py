@@ -111,6 +111,9 @@ def _read_headers(members: list[Member], progress: Progress | None) -> tuple[lis
 
 
 def _attempts(members: list[Member]) -> Iterator[list[SliceHeader] | InputError]:
+    # Imported by several threads at once, each by another of its modules, pydicom comes out half initialised.
+    import pydicom  # noqa: F401
+
     def attempt(member: Member) -> list[SliceHeader] | InputError:
         try:
             return read_headers(member)

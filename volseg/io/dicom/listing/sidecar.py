@@ -110,7 +110,10 @@ def describe_conversion(volume: Volume, *, keep_patient: bool) -> dict[str, Any]
     series = volume.source.header
     first = series.slices[0]
     try:
-        document, identity = _from_header(first, keep_patient)
+        with warnings.catch_warnings():
+            # pydicom judges values only when they are looked at, and warns of every oddity on stderr.
+            warnings.simplefilter("ignore")
+            document, identity = _from_header(first, keep_patient)
     except parse_errors() as error:
         raise damaged(first.member, error) from error
     document["ImageType"] = [text for text in first.image_type if text]
@@ -137,9 +140,7 @@ def _from_header(first: SliceHeader, keep_patient: bool) -> tuple[dict[str, Any]
 
 def _header_of(first: SliceHeader) -> Any:
     keywords = {*TEXTS.values(), *(keyword for names, _ in NUMBERS.values() for keyword in names), *IDENTITY_KEYWORDS, *PRIVATE_KEYWORDS, *GROUPS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return open_dataset(first.member, pixels=False, keywords=sorted(keywords))
+    return open_dataset(first.member, pixels=False, keywords=sorted(keywords))
 
 
 def _acquisition(dataset: Any, frame: int) -> dict[str, Any]:

@@ -268,6 +268,7 @@ def activate(scores: Floats, decision: Decision) -> Floats:
         return shares
     if decision.activation == "sigmoid":
         with np.errstate(over="ignore"):
-            shares = np.float32(1) / (np.float32(1) + np.exp(-scores))
-            return shares
+            np.exp(-scores, out=(shares := np.empty_like(scores)))
+        shares += 1
+        return np.reciprocal(shares, out=shares)
     return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -87,13 +87,13 @@ def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
     spacing = Spacing(oriented, (1.0, 1.0, 1.0)) if plan.spacing is None else match_monai(oriented, plan.spacing)
     assert spacing is not None
     kind = Axis.nearest if plan.interpolation == "nearest" else Axis.linear
-    axes = [kind(n, m, step) for n, m, step in zip(oriented.shape, spacing.grid.shape, spacing.steps, strict=True)]
+    axes = [kind(n, m, step, shift) for n, m, step, shift in zip(oriented.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
     out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, threads())[None]
     return NetworkInput(_apply(out, plan.after), spacing.grid, oriented, spacing)
 
 
 def run(
-    plan: InferencePlan, volume: Volume, executor: Executor, *, classes: int, progress: Progress | None = None
+    plan: InferencePlan, volume: Volume, executor: Executor, *, classes: int, progress: Progress | None = None, on_prepared: Callable[[NetworkInput], None] | None = None
 ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], NetworkInput, dict[str, float], Tally]:
     """Segment a scan.
 
@@ -109,6 +109,8 @@ def run(
         Number of label values.
     progress : callable, optional
         Called with (windows done, windows in all).
+    on_prepared : callable, optional
+        Called with what the network will see, before it runs; its time is the stage ``forecast``.
 
     Returns
     -------
@@ -129,6 +131,9 @@ def run(
     times, tally, began = StageTimes(), Tally(), perf_counter()
     prepared = prepare(plan, volume)
     began = times.add("preprocess", began)
+    if on_prepared is not None:
+        on_prepared(prepared)
+        began = times.add("forecast", began)
     label = np.zeros(volume.grid.shape, dtype=np.uint8 if classes <= 256 else np.uint16, order="F")
     target: Any = label if plan.orientation is None else reorient(label, volume.grid, plan.orientation)[0]
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
@@ -153,8 +158,8 @@ def threads() -> int:
 
 def _restoring_axes(plan: InferencePlan, prepared: NetworkInput) -> list[Axis]:
     kind = Axis.nearest if plan.decision.nearest else Axis.linear
-    sizes = zip(prepared.grid.shape, prepared.oriented.shape, prepared.spacing.steps, strict=True)
-    return [kind(n, m, 1 / step) for n, m, step in sizes]
+    sizes = zip(prepared.grid.shape, prepared.oriented.shape, prepared.spacing.steps, prepared.spacing.shifts, strict=True)
+    return [kind(n, m, 1 / step, -shift / step) for n, m, step, shift in sizes]
 
 
 def _apply(image: Floats, steps: Any) -> Floats:

@@ -50,6 +50,8 @@ class Segmentation:
         What each label stands for in DICOM's terms.
     probabilities : mapping of int to ndarray, or None
         Probability of each label but the background (float32, 0 to 1, axes of ``label``), where they were asked for.
+    forecast : mapping or None
+        Windows, seconds and peak memory foretold before the run (see :class:`volseg.inference.forecast.Forecast`).
     """
 
     label: npt.NDArray[np.unsignedinteger[Any]]
@@ -62,6 +64,7 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     segments: Mapping[int, Segment] = field(default_factory=dict)
     probabilities: Mapping[int, npt.NDArray[np.float32]] | None = None
+    forecast: Mapping[str, Any] | None = None
 
     def statistics(self) -> list[dict[str, Any]]:
         """For each label: value, name, number of voxels and volume in millilitres."""
@@ -113,6 +116,7 @@ class Segmentation:
             "engine": dict(self.engine),
             "timings_s": {stage: round(seconds, 4) for stage, seconds in self.timings_s.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
+            "forecast": None if self.forecast is None else dict(self.forecast),
             "software": {"python": platform.python_version(), "platform": platform.platform(), **software_versions()},
             "warnings": list(self.warnings),
         }

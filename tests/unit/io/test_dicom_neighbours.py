@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.uid import RTStructureSetStorage
 
@@ -79,6 +80,29 @@ def test_several_are_counted(tmp_path: Path) -> None:
         cut_before_the_series(tmp_path / name)
     with pytest.raises(InputError, match=r"0003\.dcm: .* \(2 files are like this\)"):
         read_series(tmp_path)
+
+
+def without_rows(folder: Path, sop_class: str) -> Path:
+    """The last slice keeps its series, but has another class and lost its pixels."""
+    ds = pydicom.dcmread(folder / "0004.dcm")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(ds, keyword)
+    ds.save_as(folder / "0004.dcm")
+    return folder
+
+
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.2222", "1.2.840.1\xff008.5.1.4", ""])
+def test_what_is_left_of_a_slice_is_no_object_beside_the_series(sop_class: str, tmp_path: Path) -> None:
+    without_rows(series_in(tmp_path), sop_class)
+    with pytest.raises(InputError, match=r"0004\.dcm: (damaged DICOM|is no DICOM)"):
+        read_series(tmp_path)
+
+
+def test_a_vendors_object_in_the_series_is_told(tmp_path: Path) -> None:
+    volume = read_series(without_rows(series_in(tmp_path), "1.3.46.670589.11.0.0.99"))
+    np.testing.assert_array_equal(volume.array, ramp()[:4].T)
+    assert "left out 1 object of a private class in the series (1.3.46.670589.11.0.0.99, 0004.dcm)" in volume.warnings
 
 
 def test_a_series_without_any_uid_is_read(tmp_path: Path) -> None:

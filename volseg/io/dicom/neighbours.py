@@ -18,7 +18,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PREAMBLE = 132
 """A DICOM file starts with 128 bytes, usually zeros, and ``DICM`` (PS3.10 7.1); a copy that was broken off may be empty, shorter, or zeros throughout."""
 
-VALID_UID = re.compile(r"[0-9.]{1,64}")
+VALID_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 """PS3.5 9.1; a series whose UID is none, beside others whose UIDs are, is what damage made of one of them."""
 
 Place = tuple[Path, str | None]

@@ -117,7 +117,17 @@ def group_series(headers: Iterable[SliceHeader]) -> list[Series]:
     by_uid: dict[tuple[str, bool], list[SliceHeader]] = {}
     for header in headers:
         by_uid.setdefault((header.uid, header.is_object), []).append(header)
-    return [series for (uid, _), slices in sorted(by_uid.items()) for series in _candidates(uid, slices)]
+    series = [series for (uid, _), slices in sorted(by_uid.items()) for series in _candidates(uid, slices)]
+    return [_beside_objects(s, by_uid.get((s.uid, True), [])) if s.is_scan else s for s in series]
+
+
+def _beside_objects(series: Series, objects: list[SliceHeader]) -> Series:
+    """Warn of objects of nobody knows what class that call themselves part of a series of images: one may be a damaged slice."""
+    unknown = [header for header in objects if "Storage" not in header.sop_class]
+    if not unknown:
+        return series
+    text = f"left out {len(unknown)} object{'s' if len(unknown) > 1 else ''} of a private class in the series ({unknown[0].sop_class}, {unknown[0].member.short})"
+    return replace(series, warnings=(*series.warnings, text))
 
 
 def _candidates(uid: str, slices: list[SliceHeader]) -> list[Series]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,11 @@ NOT_SCANS = ("Segmentation Storage", "Surface Segmentation Storage", "Label Map"
 
 SECONDARY_CAPTURE = "Secondary Capture Image Storage"
 """End of the SOP class names of pictures of a screen or a scanned film (PS3.6 table A-1); reports pasted into a series are such."""
+
+STANDARD_ROOT = "1.2.840.10008."
+"""Start of all UIDs that DICOM itself defines (PS3.5 9)."""
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _TEXTS = {
     "study": "StudyInstanceUID",
     "frame": "FrameOfReferenceUID",
@@ -138,9 +144,7 @@ def _interpret(elements: Elements, member: Member) -> list[SliceHeader]:
     known = _identity(elements, member)
     if known["sop_class"] == "Media Storage Directory Storage":
         return []
-    # A report has a series too (PS3.3 C.7.3.1): what has none, and a class that nobody knows, is what is left of any object.
-    nameless = not known["uid"] and "Storage" not in known["sop_class"]
-    if "Rows" not in elements and (known["sop_class"].endswith("Image Storage") or not known["sop_class"] or nameless):
+    if "Rows" not in elements and (known["sop_class"].endswith("Image Storage") or _is_remnant(known)):
         msg = f"{member}: damaged DICOM (its header ends before Rows (0028,0010)); copy it again from its source"
         if not known["uid"]:
             raise InputError(msg)
@@ -159,6 +163,14 @@ def _interpret(elements: Elements, member: Member) -> list[SliceHeader]:
         return [SliceHeader(**known, error=InputError(f"{member}: {reason}"))]
     except GeometryError as error:
         return [SliceHeader(**known, error=GeometryError(f"{member}: {error}"))]
+
+
+def _is_remnant(known: dict[str, Any]) -> bool:
+    """Whether what has no rows is what damage left of any object, maybe of an image: its class is none of the standard's and no vendor's, or no vendor's with a series."""
+    if "Storage" in known["sop_class"]:
+        return False
+    of_a_vendor = _UID.fullmatch(known["sop_class"]) and not known["sop_class"].startswith(STANDARD_ROOT)
+    return not (of_a_vendor and known["uid"])
 
 
 def _frames(elements: Elements, known: dict[str, Any], frames: int) -> list[SliceHeader]:

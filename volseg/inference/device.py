@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +19,34 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 BF16_CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
 """Linux CPU flags of instruction sets that compute bf16 products; without one, bf16 is emulated and slower than fp32."""
+
+
+NVIDIA_SIGNS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+"""Device files of GPU drivers on Linux: NVIDIA's, WSL's, AMD's. Without any of them torch finds no GPU."""
+
+
+def may_have_cuda() -> bool:
+    """Whether asking torch for a GPU could find one; tells the CPU-only case without importing torch, which takes seconds."""
+    try:
+        cpu_build = metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
+    if cpu_build or sys.platform == "darwin":
+        return False
+    return sys.platform != "linux" or any(Path(sign).exists() for sign in NVIDIA_SIGNS)
+
+
+def device_name(name: str = "auto") -> str:
+    """As :func:`select_device`, but the device's name (``"cpu"``, ``"cuda:0"``), and without importing torch where the answer is the CPU.
+
+    Raises
+    ------
+    DeviceError
+        When the name is unknown or the machine has no such device.
+    """
+    if name == "cpu" or (name == "auto" and not may_have_cuda()):
+        return "cpu"
+    return str(select_device(name))
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -63,11 +94,16 @@ def select_precision(precision: str, device: torch.device) -> Literal["fp32", "b
     DeviceError
         When the device cannot compute the format asked for.
     """
+    return precision_for(precision, device.type)
+
+
+def precision_for(precision: str, kind: str) -> Literal["fp32", "bf16", "fp16"]:
+    """As :func:`select_precision`, for a kind of device (``cpu``, ``cuda``, ``mps``)."""
     if precision == "auto":
-        if device.type == "cuda":
+        if kind == "cuda":
             return "fp16"
-        return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
-    if precision == "fp16" and device.type == "cpu":
+        return "bf16" if kind == "cpu" and cpu_computes_bf16() else "fp32"
+    if precision == "fp16" and kind == "cpu":
         msg = "fp16 is for GPUs; use --precision bf16 or fp32 on a CPU"
         raise DeviceError(msg)
     if precision == "fp32":
@@ -93,11 +129,29 @@ def describe_device(device: torch.device) -> str:
     """Name of the processor, e.g. ``"AMD EPYC (2 threads)"`` or the card's name."""
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_cpu(torch.get_num_threads())
+
+
+def describe_cpu(count: int) -> str:
+    """Name of the CPU and the number of threads used, e.g. ``"AMD EPYC (2 threads)"``."""
     cpuinfo = Path("/proc/cpuinfo")
     name = "CPU"
     if cpuinfo.is_file():
         named = (line.split(":", 1)[1].strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name"))
         name = next(named, name)
-    return f"{name} ({torch.get_num_threads()} threads)"
+    return f"{name} ({count} threads)"
+
+
+def usable_threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def release_memory(device: torch.device) -> None:
+    """Give memory that torch keeps for reuse back to the device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -72,24 +72,10 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = 
     BundleError
         When the config lacks a part, a part cannot be built, or the weights do not fit the network.
     """
-    import torch
-    from monai.bundle import ConfigParser
     from monai.inferers import SlidingWindowInferer
 
-    parser = ConfigParser()
-    parser.read_config(str(bundle.inference_config))
-    parser["bundle_root"] = str(bundle.path)
-    parser["device"] = f"$torch.device('{device}')"
-    imports = list(parser.get("imports") or [])
-    parser["imports"] = imports if "$import torch" in imports else [*imports, "$import torch"]
-    network = _part(parser, bundle, ("network_def",))
-    if not isinstance(network, torch.nn.Module):
-        msg = f"{bundle.inference_config}: `network_def` is a {type(network).__name__}, not a torch network"
-        raise BundleError(msg)
-    if weights is None:
-        load_weights(bundle, network)
-    else:
-        load_state(read_state_dict(weights), network, weights)
+    parser = _open(bundle, device)
+    network = _network(parser, bundle, weights)
     inferer = _part(parser, bundle, ("inferer",))
     if overlap is not None:
         if not isinstance(inferer, SlidingWindowInferer):
@@ -99,6 +85,56 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = 
     preprocess = _without_files(_part(parser, bundle, PREPROCESSING))
     postprocess = _without_files(_part(parser, bundle, POSTPROCESSING))
     return Pipeline(preprocess, network.to(device).eval(), inferer, postprocess, device, weights or bundle.weights or bundle.path)
+
+
+def load_network(bundle: Bundle, weights: Path | None = None) -> torch.nn.Module:
+    """The network of a bundle alone, with its weights, on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Where the config and the weights are.
+    weights : Path, optional
+        Other weights for the same network.
+
+    Raises
+    ------
+    BundleError
+        When the network cannot be built, or the weights do not fit it or are not finite.
+    """
+    import torch
+
+    return _network(_open(bundle, torch.device("cpu")), bundle, weights).eval()
+
+
+def _open(bundle: Bundle, device: torch.device) -> ConfigParser:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle.inference_config))
+    parser["bundle_root"] = str(bundle.path)
+    parser["device"] = f"$torch.device('{device}')"
+    imports = list(parser.get("imports") or [])
+    parser["imports"] = imports if "$import torch" in imports else [*imports, "$import torch"]
+    return parser
+
+
+def _network(parser: ConfigParser, bundle: Bundle, weights: Path | None) -> torch.nn.Module:
+    import torch
+
+    network = _part(parser, bundle, ("network_def",))
+    if not isinstance(network, torch.nn.Module):
+        msg = f"{bundle.inference_config}: `network_def` is a {type(network).__name__}, not a torch network"
+        raise BundleError(msg)
+    if weights is None:
+        load_weights(bundle, network)
+    else:
+        load_state(read_state_dict(weights), network, weights)
+    damaged = next((name for name, tensor in network.named_parameters() if not bool(tensor.isfinite().all())), None)
+    if damaged is not None:
+        msg = f"{weights or bundle.weights}: the weights are not finite (`{damaged}` holds NaN or infinite values): train or fetch them again"
+        raise BundleError(msg)
+    return network
 
 
 def _part(parser: ConfigParser, bundle: Bundle, ids: tuple[str, ...]) -> Any:

@@ -1,52 +1,43 @@
-"""Run a bundle on scans: the stock MONAI path, in memory, with checks before and after."""
+"""Run a bundle on scans, in memory, with checks before and after: by the engine where it knows every part of the config, else through stock MONAI."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any
 
-import numpy as np
-
-from volseg.bundle import Bundle, find_bundle, read_bundle
-from volseg.errors import BundleError, InputError, root_cause
-from volseg.geometry import Grid
-from volseg.inference.device import autocast, describe_device, select_device, select_precision
-from volseg.inference.pipeline import IMAGE, PREDICTION, Pipeline, build_pipeline
-from volseg.inference.quiet import quiet_libraries
+from volseg.bundle import Bundle, find_bundle, lookup, read_bundle, read_config, weights_path
+from volseg.errors import BundleError, DeviceError, InputError
+from volseg.inference.device import device_name, precision_for
+from volseg.inference.executors.choice import ENGINES
+from volseg.inference.executors.torch_executor import UnsupportedNetworkError
+from volseg.inference.fast import FastRunner
+from volseg.inference.forecast import Forecast
+from volseg.inference.forecaster import forecast_stock
+from volseg.inference.network import Network, NetworkSettings
+from volseg.inference.outcome import Outcome, WindowProgress, lowest_finite
+from volseg.inference.plan import UnrecognisedError, read_plan
 from volseg.inference.segmentation import Segmentation
-from volseg.inference.windows import count_windows
+from volseg.inference.stock import StockRunner
 from volseg.io import Volume, load
 from volseg.io.dicom.objects.segments import Segment, describe_segments
-from volseg.provenance import peak_memory_bytes, sha256_of
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    import torch
-    from monai.data import MetaTensor
-
-WindowProgress = Callable[[int, int], None]
-"""Called with the windows done and the windows in all."""
-
-GRID_TOLERANCE_MM = 1e-2
-"""MONAI keeps affines in float32 or float64 and inverts resampling numerically; a restored grid is the scan's own within a hundredth of a millimetre."""
+from volseg.provenance import peak_memory_bytes
 
 LARGEST_EXTENT_MM = 3000.0
 """A whole-body scan is about 2 m long; a longer field of view comes from a wrong spacing."""
 
-DECISIONS = ("AsDiscrete", "AsDiscreted")
-"""Transforms that turn scores into a label map."""
-
-PROBABILITY_SLACK = 1e-3
-"""Interpolating probabilities in float32 may leave them this far outside 0..1."""
-
 SMALLEST_EXTENT_MM = 10.0
 """Less than a few voxels of any clinical scan."""
 
+WHOLE_AXIS = (0, 0, 0)
+"""Window of a network that nothing is known of: it follows the scan."""
+
 
 class Segmenter:
-    """A bundle, loaded and ready to segment.
+    """A bundle, ready to segment. The network is loaded when the first scan needs it.
 
     Parameters
     ----------
@@ -60,33 +51,74 @@ class Segmenter:
         Other weights for the bundle's network.
     overlap : float, optional
         Overrides the overlap of the sliding window (0 to below 1).
+    engine : str
+        ``auto`` (see :func:`~volseg.inference.executors.choice.choose_engine` for the rule), ``torch``, ``openvino``, or ``monai`` for the stock pipeline.
+    batch : int, optional
+        Windows at once in the engine; None leaves it to the executor.
+    max_memory : int, optional
+        Bytes of RAM the process may use: batches are made smaller to keep it, and a scan that cannot be kept within it is refused before the network runs.
 
     Raises
     ------
     BundleError
-        When the bundle or its weights cannot be used.
+        When the bundle cannot be used or has no weights.
     DeviceError
-        When the device or precision is not available.
+        When the device, precision or engine is not available.
     """
 
-    def __init__(self, bundle: str | Path = "ct_tumor", *, device: str = "auto", precision: str = "auto", weights: str | Path | None = None, overlap: float | None = None) -> None:
+    def __init__(
+        self,
+        bundle: str | Path = "ct_tumor",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        weights: str | Path | None = None,
+        overlap: float | None = None,
+        engine: str = "auto",
+        batch: int | None = None,
+        max_memory: int | None = None,
+    ) -> None:
         self.bundle: Bundle = read_bundle(find_bundle(bundle))
         if overlap is not None and not 0 <= overlap < 1:
             msg = f"--overlap {overlap}: give a share from 0 to below 1, e.g. 0.5"
             raise InputError(msg)
-        self._device = select_device(device)
-        self._precision = select_precision(precision, self._device)
-        with quiet_libraries():
-            self._pipeline: Pipeline = build_pipeline(self.bundle, self._device, Path(weights) if weights else None, overlap)
-        self._weights_sha256 = sha256_of(self._pipeline.weights)
+        if engine not in ENGINES:
+            msg = f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}"
+            raise DeviceError(msg)
+        self._device = device_name(device)
+        self._precision = precision_for(precision, self._device.partition(":")[0])
+        self._other_weights = Path(weights) if weights else None
+        self._overlap = overlap
+        self._max_memory = max_memory
+        path = self._other_weights or weights_path(self.bundle)
+        if not path.is_file():
+            msg = f"{path}: no such weights file"
+            raise BundleError(msg)
+        self.fast, self._reason = self._plan(engine, path, NetworkSettings("auto" if engine == "monai" else engine, self._device, precision, batch))
+        roi = self.fast.inference.window.roi if self.fast else WHOLE_AXIS
+        self._network = self.fast.network if self.fast else Network(self.bundle, path, self._other_weights is not None, roi, NetworkSettings("torch", self._device, precision))
+        self._stock: StockRunner | None = None
         self.segments: Mapping[int, Segment] = describe_segments(self.bundle.labels, self.bundle.metadata)
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def preload(self) -> None:
+        """Begin in a thread with what takes time before the first window; worth calling before a scan is read."""
+        self._network.preload()
 
     def plan(self, volume: Volume) -> dict[str, Any]:
         """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
         notes = [*volume.warnings, *self._check(volume)]
-        with quiet_libraries():
-            image = self._preprocess(volume)
-        return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE]), "warnings": notes}
+        reason = self._why_stock(volume, probabilities=False)
+        if self.fast is not None and not reason:
+            return {**self.fast.plan(volume), "warnings": notes}
+        told = self._stock_forecast(volume)
+        found = self._stock_runner(reason).plan(volume)
+        return {**found, "forecast": replace(told, windows=found["windows"]).as_dict(), "measured_now": False, "warnings": notes}
 
     def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None, probabilities: bool = False) -> Segmentation:
         """Segment one scan.
@@ -112,25 +144,80 @@ class Segmenter:
         InputError, GeometryError, SeriesError
             When the scan cannot be read, or has no finite voxel.
         BundleError
-            When the bundle does not fit the scan (number of channels) or its post-processing gives no label map.
+            When the network cannot be loaded, or the bundle does not fit the scan (number of channels), or its post-processing gives no label map.
         """
-        timer = _Timer()
+        self.preload()
+        began = time.perf_counter()
         volume = scan if isinstance(scan, Volume) else load(scan, series=series)
-        timer.mark("read")
+        read_s = time.perf_counter() - began
         notes = [*volume.warnings, *self._check(volume)]
-        with quiet_libraries():
-            data = dict(self._preprocess(volume))
-            timer.mark("preprocess")
-            engine = self._engine(data[IMAGE])
-            data[PREDICTION] = self._predict(data[IMAGE], engine["windows"], progress)
-            timer.mark("network")
-            shares = self._decide_later(data, volume) if probabilities else None
-            label, moved = self._restore(data, volume, decided_from=self._decision if probabilities else 0)
-        timer.mark("restore")
-        if moved:
-            notes.append(moved)
+        outcome = self._run(volume, progress, probabilities)
         names = {value: name for value, name in self.bundle.labels.items() if value != 0}
-        return Segmentation(label, volume, names, self._identity(), engine, timer.seconds, peak_memory_bytes(), tuple(notes), self.segments, shares)
+        seconds = {"read": read_s, **outcome.seconds}
+        notes += outcome.notes
+        told = None if outcome.forecast is None else outcome.forecast.as_dict()
+        return Segmentation(outcome.label, volume, names, self._identity(), outcome.engine, seconds, peak_memory_bytes(), tuple(notes), self.segments, outcome.probabilities, told)
+
+    def should_convert_later(self) -> bool:
+        """Whether a conversion of the network, once all results are written, makes the next run start and run faster (``VOLSEG_NO_CACHE=1`` says no)."""
+        return self.fast is not None and self._network.should_convert_later()
+
+    def convert_later(self) -> Path | None:
+        """Convert the network to OpenVINO and keep it in the cache (``$VOLSEG_CACHE``, else ``~/.cache/volseg``); the path, or None where that cannot be."""
+        return self._network.convert_later()
+
+    def close(self) -> None:
+        """Release the network and the device's memory; the segmenter cannot be used afterwards."""
+        self._network.close()
+        self._stock = None
+
+    def _plan(self, engine: str, weights: Path, settings: NetworkSettings) -> tuple[FastRunner | None, str]:
+        """The fast path, or None and why there is none."""
+        if engine == "monai":
+            return None, "asked for"
+        config = read_config(self.bundle.inference_config)
+        try:
+            plan = read_plan(self.bundle, config, self._overlap)
+        except UnrecognisedError as error:
+            return None, str(error)
+        channels = lookup(self.bundle.metadata, "network_data_format#outputs#pred#num_channels")
+        classes = max([2, *([channels] if isinstance(channels, int) else []), *(value + 1 for value in self.bundle.labels)])
+        network = Network(self.bundle, weights, self._other_weights is not None, plan.window.roi, settings)
+        return FastRunner(plan, network, classes, self._max_memory), ""
+
+    def _run(self, volume: Volume, progress: WindowProgress | None, probabilities: bool) -> Outcome:
+        reason = self._why_stock(volume, probabilities=probabilities)
+        if self.fast is not None and not reason:
+            try:
+                return self.fast.segment(volume, progress)
+            except UnsupportedNetworkError as error:
+                self._reason = reason = str(error)
+        told = self._stock_forecast(volume)
+        outcome = self._stock_runner(reason).segment(volume, progress, probabilities)
+        return replace(outcome, forecast=replace(told, windows=outcome.engine["windows"]))
+
+    def _stock_forecast(self, volume: Volume) -> Forecast:
+        return forecast_stock(volume.grid, str(volume.source.path), classes=len(self.bundle.labels), limit=self._max_memory)
+
+    def _why_stock(self, volume: Volume, *, probabilities: bool) -> str:
+        """Why this scan runs through MONAI; empty when it does not."""
+        if self._reason or self.fast is None:
+            return self._reason
+        if probabilities:
+            return "probabilities are asked for"
+        return "" if self.fast.can_run(volume) else "the scan's axes are not orthogonal"
+
+    def _stock_runner(self, reason: str) -> StockRunner:
+        from volseg.inference.device import select_device
+        from volseg.inference.pipeline import build_pipeline
+        from volseg.inference.quiet import quiet_libraries
+
+        if self._stock is None:
+            with quiet_libraries():
+                pipeline = build_pipeline(self.bundle, select_device(self._device), self._other_weights, self._overlap)
+            self._stock = StockRunner(self.bundle, pipeline, self._precision)
+        self._stock.reason = reason
+        return self._stock
 
     def _check(self, volume: Volume) -> list[str]:
         if self.bundle.input_channels != 1:
@@ -149,143 +236,15 @@ class Segmenter:
             notes.append("no voxel is negative, so the values do not look like Hounsfield units; check the rescale slope and intercept of the scan")
         return notes
 
-    def _preprocess(self, volume: Volume) -> Any:
-        import torch
-        from monai.data import MetaTensor
-
-        array = np.ascontiguousarray(volume.array, dtype=np.float32)
-        if not np.isfinite(array).all():
-            array = np.where(np.isfinite(array), array, np.float32(lowest_finite(array) or 0))
-        tensor = torch.as_tensor(array)
-        affine = torch.as_tensor(volume.grid.affine.copy())
-        meta = {
-            "affine": affine,
-            "original_affine": affine.clone(),
-            "spatial_shape": np.asarray(volume.grid.shape),
-            "original_channel_dim": "no_channel",
-            "filename_or_obj": volume.source.name,
-            "space": "RAS",
-        }
-        try:
-            return self._pipeline.preprocess({IMAGE: MetaTensor(tensor, meta=meta)})
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise self._broken(error, stage="preprocessing") from error
-
-    def _predict(self, image: MetaTensor, windows: int, progress: WindowProgress | None) -> torch.Tensor:
-        import torch
-
-        network: Any = self._pipeline.network
-        if progress is not None:
-            network = _counting(network, windows, progress)
-        batch = image.as_tensor()[None].to(self._device) if hasattr(image, "as_tensor") else image[None].to(self._device)
-        if batch.shape[1] != self.bundle.input_channels:
-            msg = f"{self.bundle.inference_config}: the pre-processing gives {batch.shape[1]} channels, but the network takes {self.bundle.input_channels}; correct the config"
-            raise BundleError(msg)
-        with torch.no_grad(), autocast(self._precision, self._device):
-            try:
-                scores = self._pipeline.inferer(batch, network)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, TypeError) as error:
-                raise self._broken(error, stage="inferer") from error
-        if not isinstance(scores, torch.Tensor):
-            msg = f"{self.bundle.inference_config}: the network gives a {type(scores).__name__}, not one tensor of scores; volseg runs segmentation bundles"
-            raise BundleError(msg)
-        return scores[0].float().cpu()
-
-    @property
-    def _decision(self) -> int:
-        """Where in the post-processing scores become a label map."""
-        names = [type(transform).__name__ for transform in getattr(self._pipeline.postprocess, "transforms", ())]
-        found = [number for number, name in enumerate(names) if name in DECISIONS]
-        if not found:
-            msg = f"{self.bundle.inference_config}: its post-processing has no AsDiscreted, so there are no probabilities to be had; leave them out"
-            raise BundleError(msg)
-        return found[0]
-
-    def _decide_later(self, data: dict[str, Any], volume: Volume) -> dict[int, npt.NDArray[np.float32]]:
-        """Run the post-processing up to the decision and keep the probabilities (label value -> (i, j, k))."""
-        self._check_scores(data)
-        try:
-            data.update(self._pipeline.postprocess(data, end=self._decision))  # type: ignore[call-arg]
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise self._broken(error, stage="postprocessing") from error
-        shares = data[PREDICTION]
-        if (
-            tuple(shares.shape[1:]) != volume.grid.shape
-            or len(shares) != len(self.bundle.labels)
-            or float(shares.min()) < -PROBABILITY_SLACK
-            or float(shares.max()) > 1 + PROBABILITY_SLACK
-        ):
-            msg = (
-                f"{self.bundle.inference_config}: what it decides from are no probabilities of {len(self.bundle.labels)} classes on the scan's grid; "
-                "softmax and Invertd must come before AsDiscreted"
-            )
-            raise BundleError(msg)
-        return {value: shares[value].numpy().astype(np.float32) for value in self.bundle.labels if value != 0}
-
-    def _check_scores(self, data: dict[str, Any]) -> None:
-        from monai.data import MetaTensor
-
-        image, scores = data[IMAGE], data[PREDICTION]
-        if not bool(scores.isfinite().all()):
-            msg = f"{self._pipeline.weights}: the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
-            raise BundleError(msg)
-        data[PREDICTION] = MetaTensor(scores, meta=dict(image.meta)) if isinstance(image, MetaTensor) else scores
-
-    def _restore(self, data: dict[str, Any], volume: Volume, decided_from: int = 0) -> tuple[npt.NDArray[np.unsignedinteger[Any]], str]:
-        from monai.data import MetaTensor
-
-        if not decided_from:
-            self._check_scores(data)
-        try:
-            pred = (self._pipeline.postprocess(data, start=decided_from) if decided_from else self._pipeline.postprocess(data))[PREDICTION]  # type: ignore[call-arg]
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise self._broken(error, stage="postprocessing") from error
-        if pred.ndim != 4 or pred.shape[0] != 1:
-            msg = f"{self.bundle.inference_config}: the post-processing gives an array of shape {tuple(pred.shape)}, not one label map; it should end in AsDiscreted(argmax=True)"
-            raise BundleError(msg)
-        pred, moved = _on_grid(pred, volume.grid)
-        array = pred.as_tensor().numpy()[0] if isinstance(pred, MetaTensor) else pred.numpy()[0]
-        largest = int(array.max(initial=0))
-        return np.rint(array).astype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16), moved
-
-    def _engine(self, image: torch.Tensor) -> dict[str, Any]:
-        roi, overlap = _window_of(self._pipeline.inferer, image.shape[1:])
-        affine = getattr(image, "affine", None)
-        spacing = [round(float(s), 4) for s in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)] if affine is not None else None
-        return {
-            "engine": "torch",
-            "device": str(self._device),
-            "device_name": describe_device(self._device),
-            "precision": self._precision,
-            "network_shape": [int(n) for n in image.shape[1:]],
-            "network_spacing_mm": spacing,
-            "patch": roi,
-            "overlap": overlap,
-            "windows": count_windows(image.shape[1:], roi, overlap),
-        }
-
     def _identity(self) -> dict[str, Any]:
         return {
             "name": self.bundle.name,
             "version": self.bundle.version,
+            "intended_use": self.bundle.metadata.get("intended_use"),
             "path": str(self.bundle.path),
-            "weights": str(self._pipeline.weights),
-            "weights_sha256": self._weights_sha256,
+            "weights": str(self._network.weights),
+            "weights_sha256": self._network.weights_sha256,
         }
-
-    def _broken(self, error: Exception, *, stage: str) -> BundleError:
-        return BundleError(f"{self.bundle.inference_config}: `{stage}` failed on this scan: {root_cause(error)[:300]}")
-
-
-def lowest_finite(array: npt.NDArray[Any]) -> float | None:
-    """Smallest value that is neither NaN nor infinite; None when there is none."""
-    lowest = float(array.min())
-    if np.isfinite(lowest):
-        return lowest
-    finite = array[np.isfinite(array)]
-    return float(finite.min()) if finite.size else None
 
 
 def _check_extent(volume: Volume) -> list[str]:
@@ -298,57 +257,3 @@ def _check_extent(volume: Volume) -> list[str]:
     if min(extent) < SMALLEST_EXTENT_MM:
         return [f"the scan is only {size} mm large; check its spacing, the result probably means nothing"]
     return []
-
-
-class _Timer:
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def mark(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        self._last = now
-
-
-def _counting(network: Any, windows: int, progress: WindowProgress) -> Callable[..., Any]:
-    done = 0
-
-    def forward(batch: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal done
-        scores = network(batch, *args, **kwargs)
-        done = min(windows, done + batch.shape[0])
-        progress(done, windows)
-        return scores
-
-    progress(0, windows)
-    return forward
-
-
-def _window_of(inferer: Any, size: Any) -> tuple[list[int], list[float]]:
-    """Window size and overlap per axis; an inferer without windows takes the whole volume at once."""
-    axes = len(size)
-    roi = getattr(inferer, "roi_size", None)
-    if roi is None:
-        return [int(n) for n in size], [0.0] * axes
-    sizes = [int(roi)] * axes if isinstance(roi, int) else [int(n) for n in roi]
-    overlap = getattr(inferer, "overlap", 0.0)
-    shares = [float(overlap)] * axes if isinstance(overlap, (int, float)) else [float(n) for n in overlap]
-    return [wanted if wanted > 0 else int(length) for wanted, length in zip(sizes, size, strict=True)], shares
-
-
-def _on_grid(pred: Any, grid: Grid) -> tuple[Any, str]:
-    """Check that a prediction lies on the scan's grid; one that the bundle left on another grid is brought there, nearest neighbour, and that is said."""
-    from monai.data import MetaTensor
-    from monai.transforms import SpatialResample
-
-    if not isinstance(pred, MetaTensor):
-        if tuple(pred.shape[1:]) != grid.shape:
-            msg = f"the bundle's post-processing gives {tuple(pred.shape[1:])} voxels without a position, but the scan has {grid.shape}; add Invertd to it"
-            raise BundleError(msg)
-        return pred, ""
-    found = Grid(tuple(pred.shape[1:]), np.asarray(pred.affine, dtype=np.float64))  # type: ignore[arg-type]
-    if found.isclose(grid, GRID_TOLERANCE_MM):
-        return pred, ""
-    resampled = SpatialResample(mode="nearest", padding_mode="zeros")(pred, dst_affine=grid.affine.copy(), spatial_size=grid.shape)
-    return resampled, f"the bundle left its label on another grid ({found}); it was brought to the scan's grid by nearest neighbour"

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,20 +50,33 @@ def read_entry(entry: Path, facts: Mapping[str, Any]) -> dict[str, Path] | None:
     return files if good else None
 
 
-def write_entry(entry: Path, facts: Mapping[str, Any], staged: Path) -> None:
-    """Make an entry of the files in a folder, in one step; the folder is used up. A cache that cannot be written to is no error: the next run converts again."""
+def write_entry(entry: Path, facts: Mapping[str, Any], staged: Path) -> Path:
+    """Make an entry of the files in a folder, in one step; the folder is used up.
+
+    Returns
+    -------
+    Path
+        The entry, or the folder itself where the cache could not take it: that is no error, the next run converts again.
+    """
+    if read_entry(entry, facts) is not None:
+        # Another process was faster, and may be using its entry.
+        shutil.rmtree(staged, ignore_errors=True)
+        return entry
     names = sorted(path.name for path in staged.iterdir())
     manifest = {"layout": LAYOUT, "facts": dict(facts), "files": {name: sha256_of(staged / name) for name in names}}
-    (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     old = entry.with_name(f".{entry.name}-{uuid4().hex}")
-    if entry.exists():
-        entry.rename(old)
     try:
+        (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        with suppress(FileNotFoundError):
+            entry.rename(old)
         staged.rename(entry)
     except OSError:
-        # Another process was faster; its entry is as good.
+        if read_entry(entry, facts) is None:
+            return staged
         shutil.rmtree(staged, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+    return entry
 
 
 def staging_folder() -> Path | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from volseg.inference.executors.compiled import entry_for, read_entry, staging_folder, write_entry
-
-if TYPE_CHECKING:
-    import torch
+from volseg.bundle import Bundle, follow
+from volseg.bundle.read import read_config
+from volseg.inference.executors.compiled import entry_for, read_entry
+from volseg.inference.executors.converter import NETWORK, without_telemetry
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
-
-NETWORK = "network.xml"
 
 
 class OpenVINOExecutor:
@@ -42,7 +40,8 @@ class OpenVINOExecutor:
     """
 
     def __init__(self, model: Path, channels: int, roi: Sequence[int], precision: str, batch: int, threads: int) -> None:
-        import openvino
+        with without_telemetry():
+            import openvino
 
         self.batch = batch
         self._shape = [channels, *roi]
@@ -58,6 +57,10 @@ class OpenVINOExecutor:
         scores: npt.NDArray[np.float32] = request.get_output_tensor(0).data
         return scores
 
+    def compile(self) -> None:
+        """Compile for full batches now, rather than when the first one comes."""
+        self._request(self.batch)
+
     def _request(self, windows: int) -> Any:
         if windows not in self._requests:
             model = self._model.clone()
@@ -68,13 +71,34 @@ class OpenVINOExecutor:
 
 def is_installed() -> bool:
     """Whether OpenVINO can be imported."""
-    return util.find_spec("openvino") is not None
+    try:
+        return util.find_spec("openvino") is not None
+    except ValueError:
+        return False
 
 
-def network_facts(weights_sha256: str, definition: Any) -> dict[str, Any]:
-    """What a converted network depends on; JSON-ready."""
+def network_facts(bundle: Bundle, weights_sha256: str, roi: Sequence[int]) -> dict[str, Any]:
+    """What a converted network depends on: weights, definition, the bundle's own code, window, versions, kind of machine; JSON-ready.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Whose network.
+    weights_sha256 : str
+        Of the weights file.
+    roi : sequence of 3 int
+        Window size it is traced with.
+    """
     versions = {name: metadata.version(name) for name in ("openvino", "torch", "monai")}
-    return {"engine": "openvino", "weights_sha256": weights_sha256, "definition": definition, "versions": versions}
+    return {
+        "engine": "openvino",
+        "weights_sha256": weights_sha256,
+        "definition": _definition(read_config(bundle.inference_config)),
+        "code_sha256": _code_sha256(bundle.path),
+        "roi": [int(n) for n in roi],
+        "versions": versions,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def find_converted(facts: Mapping[str, Any]) -> Path | None:
@@ -83,54 +107,30 @@ def find_converted(facts: Mapping[str, Any]) -> Path | None:
     return files[NETWORK] if files and NETWORK in files else None
 
 
-def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], channels: int, roi: Sequence[int]) -> Path:
-    """Convert a network and keep it in the cache.
-
-    Parameters
-    ----------
-    facts : mapping
-        From :func:`network_facts`.
-    network : callable
-        Gives the network in evaluation mode, on the CPU, with its weights.
-    channels : int
-        Channels of the image.
-    roi : sequence of 3 int
-        Window size, which the network is traced with where a smaller one does not do.
-
-    Returns
-    -------
-    Path
-        The ``.xml`` in the cache, or in a temporary folder where the cache cannot be written to.
-
-    Raises
-    ------
-    RuntimeError, ValueError, TypeError
-        Of PyTorch's tracer or OpenVINO's converter, for networks they cannot convert.
-    """
-    import openvino
-
-    model = _traced(network(), channels, roi)
-    folder = staging_folder()
-    staged = folder or Path(tempfile.mkdtemp(prefix="volseg-"))
-    try:
-        openvino.save_model(model, staged / NETWORK, compress_to_fp16=False)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-    if folder is None:
-        return staged / NETWORK
-    entry = entry_for(facts)
-    write_entry(entry, facts, staged)
-    return entry / NETWORK
+def _definition(config: Mapping[str, Any]) -> Any:
+    """`network_def` with its references followed; the whole config where an expression in it may depend on anything."""
+    definition = _resolved(config, "@network_def")
+    return config if _has_expression(definition) else definition
 
 
-def _traced(network: torch.nn.Module, channels: int, roi: Sequence[int]) -> Any:
-    import openvino
-    import torch
+def _resolved(config: Mapping[str, Any], value: Any) -> Any:
+    value = follow(config, value)
+    if isinstance(value, Mapping):
+        return {key: _resolved(config, item) for key, item in value.items()}
+    return [_resolved(config, item) for item in value] if isinstance(value, list) else value
 
-    example = torch.zeros(1, channels, *roi)
-    with torch.inference_mode():
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, example, check_trace=False
-        )
-    return openvino.convert_model(traced, example_input=example)
+
+def _has_expression(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_expression, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_expression, value))
+    return value is None if not isinstance(value, str) else value.startswith("$") or "@" in value
+
+
+def _code_sha256(bundle: Path) -> str:
+    """SHA-256 over the bundle's own Python files, which may define the network."""
+    digest = hashlib.sha256()
+    for path in sorted(bundle.rglob("*.py")):
+        digest.update(str(path.relative_to(bundle)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Separable linear and nearest resampling between two axis-aligned grids, slice by slice: no sampling grid, no second copy of the scan.
 
 MONAI's ``Spacingd`` turns an orthogonal scan's spacing into another one and keeps the first voxel where it is, so that output index ``o`` of an axis lies at input index
-``o * new / old``; its inverse is the same with old and new exchanged. Each axis is therefore a table of two indices and one weight (:class:`Axis`). Border voxels are repeated
+``o * new / old``; its inverse is the same with old and new exchanged. Where rounding has left an oblique affine not quite orthogonal it aligns the centres instead, so that
+a shift is added. Each axis is therefore a table of two indices and one weight (:class:`Axis`). Border voxels are repeated
 (``padding_mode="border"``).
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,9 @@ from volseg.geometry import Grid
 
 UNCHANGED_TOLERANCE = 1e-3
 """MONAI leaves an image alone whose affine would change by less (``monai.data.utils.AFFINE_TOL``)."""
+
+FIRST_CORNER_TOLERANCE = 1e-8
+"""MONAI's ``compute_shape_offset`` takes ``numpy.allclose(..., 0)``, whose absolute tolerance this is (voxels)."""
 
 SHEAR_LIMIT = 1e-6
 """Axes that are less orthogonal than this (cosine) cannot be resampled one by one."""
@@ -46,16 +51,16 @@ class Axis:
     weight: Floats
 
     @classmethod
-    def linear(cls, source: int, target: int, step: float) -> Axis:
-        """Output sample ``o`` lies at input index ``o * step``, clipped to the input."""
-        at = np.clip(np.arange(target) * step, 0, source - 1)
+    def linear(cls, source: int, target: int, step: float, shift: float = 0.0) -> Axis:
+        """Output sample ``o`` lies at input index ``o * step + shift``, clipped to the input."""
+        at = np.clip(np.arange(target) * step + shift, 0, source - 1)
         low = np.minimum(np.floor(at), max(source - 2, 0)).astype(np.intp)
         return cls(source, low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32))
 
     @classmethod
-    def nearest(cls, source: int, target: int, step: float) -> Axis:
+    def nearest(cls, source: int, target: int, step: float, shift: float = 0.0) -> Axis:
         """As :meth:`linear`, but each output sample is its nearest input sample; halves go to the even one, as ``grid_sample`` rounds."""
-        at = np.rint(np.clip(np.arange(target) * step, 0, source - 1)).astype(np.intp)
+        at = np.rint(np.clip(np.arange(target) * step + shift, 0, source - 1)).astype(np.intp)
         return cls(source, at, at, np.zeros(target, dtype=np.float32))
 
     @property
@@ -78,15 +83,18 @@ class Spacing:
         Where the resampled voxels lie.
     steps : tuple of float
         Input voxels per output voxel, per axis.
+    shifts : tuple of float
+        Where the first output voxel lies on the input (voxels), per axis.
     """
 
     grid: Grid
     steps: tuple[float, float, float]
+    shifts: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def is_identity(self) -> bool:
         """Nothing changes."""
-        return self.steps == (1.0, 1.0, 1.0)
+        return self.steps == (1.0, 1.0, 1.0) and self.shifts == (0.0, 0.0, 0.0)
 
 
 def match_monai(grid: Grid, pixdim: Sequence[float]) -> Spacing | None:
@@ -106,22 +114,35 @@ def match_monai(grid: Grid, pixdim: Sequence[float]) -> Spacing | None:
 
     Notes
     -----
-    Source: ``monai.transforms.Spacing``, ``monai.data.utils.zoom_affine`` and ``compute_shape_offset`` (1.6): the output has ``round((n - 1) * old / new + 1)`` voxels, its first
-    voxel is the input's first, and its directions are the input's.
+    Source: ``monai.transforms.Spacing``, ``monai.data.utils.zoom_affine`` and ``compute_shape_offset`` (1.6): the output has ``round((n - 1) * old / new + 1)`` voxels; a
+    spacing that differs by no more than 1e-3 mm is kept. Its first voxel is the input's first where that corner comes before all others along every output axis, to within 1e-8
+    voxels; an oblique affine rounded to float32 misses that, and then the middles ``n / 2`` of input and output coincide.
     """
     if grid.shear > SHEAR_LIMIT:
         return None
-    old, new = np.array(grid.spacing), np.array([float(p) for p in pixdim])
-    shape = tuple(int(n) for n in np.round((np.array(grid.shape) - 1) * old / new + 1))
+    old = np.array(grid.spacing)
+    new = np.array([o if abs(o - float(p)) <= UNCHANGED_TOLERANCE else float(p) for o, p in zip(old, pixdim, strict=True)])
+    matrix = grid.affine[:3, :3]
+    zoomed = np.linalg.cholesky(matrix.T @ matrix).T
     affine = np.eye(4)
-    affine[:3, :3] = grid.direction * new
-    affine[:3, 3] = grid.affine[:3, 3]
-    if shape == grid.shape and (
-        np.allclose(grid.affine, affine, rtol=1e-5, atol=UNCHANGED_TOLERANCE) or np.allclose(np.diag(new / old), np.eye(3), rtol=1e-5, atol=UNCHANGED_TOLERANCE)
-    ):
+    affine[:3, :3] = matrix @ np.linalg.inv(zoomed) @ np.diag(np.sign(np.diag(zoomed)) * new)
+    corners = np.stack(np.meshgrid(*((0.0, n - 1.0) for n in grid.shape), indexing="ij")).reshape(3, -1)
+    placed = np.linalg.solve(affine, grid.affine)[:3, :3] @ corners
+    shape = tuple(int(n) for n in np.round(np.ptp(placed, axis=1) + 1))
+    # The corners of a right-angled grid come first to last: only the first can be before all others.
+    is_first = bool((np.abs((placed - placed[:, :1]).min(axis=1)) <= FIRST_CORNER_TOLERANCE).all())
+    middle = matrix @ (np.array(grid.shape) / 2) - affine[:3, :3] @ (np.array(shape) / 2)
+    affine[:3, 3] = grid.affine[:3, 3] + (0 if is_first else middle)
+    shifts = np.zeros(3) if is_first else np.linalg.solve(matrix, middle)
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = np.diag(new / old), shifts
+    if shape == grid.shape and (np.allclose(grid.affine, affine, rtol=1e-5, atol=UNCHANGED_TOLERANCE) or np.allclose(moved, np.eye(4), rtol=1e-5, atol=UNCHANGED_TOLERANCE)):
         return Spacing(grid, (1.0, 1.0, 1.0))
-    steps = new / old
-    return Spacing(Grid((shape[0], shape[1], shape[2]), affine), (float(steps[0]), float(steps[1]), float(steps[2])))
+    return Spacing(Grid((shape[0], shape[1], shape[2]), affine), _three(new / old), _three(shifts))
+
+
+def _three(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def resample(array: npt.NDArray[np.generic], axes: Sequence[Axis], threads: int = 1) -> Floats:

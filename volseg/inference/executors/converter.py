@@ -1,0 +1,131 @@
+"""From a PyTorch network to OpenVINO's format, checked against PyTorch before it is kept."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.inference.executors.compiled import entry_for, staging_folder, write_entry
+from volseg.inference.executors.torch_executor import UnsupportedNetworkError
+
+if TYPE_CHECKING:
+    import torch
+
+NETWORK = "network.xml"
+
+TOLERANCE = 1e-3
+"""Largest difference of a score between PyTorch and the converted network, as a share of the largest score (of 1 at least)."""
+
+TELEMETRY = "openvino_telemetry"
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Import OpenVINO inside this block: its converter then has no telemetry package to report with, and takes its own empty stand-in.
+
+    volseg itself never calls the parts of OpenVINO that report (``openvino.convert_model``, ``ovc``); this keeps even their set-up away.
+    """
+    if TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]
+
+
+def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], channels: int, roi: Sequence[int], *, keep: bool = True) -> Path:
+    """Convert a network and keep it in the cache.
+
+    Parameters
+    ----------
+    facts : mapping
+        From :func:`~volseg.inference.executors.openvino_executor.network_facts`.
+    network : callable
+        Gives the network in evaluation mode, on the CPU, with its weights.
+    channels : int
+        Channels of the image.
+    roi : sequence of 3 int
+        Window size, which the network is traced with: a network may choose its way by the size of its input.
+    keep : bool
+        Whether the cache gets it.
+
+    Returns
+    -------
+    Path
+        The ``.xml`` in the cache; in a temporary folder, which is the caller's to remove, where the cache is not to be or cannot be written to.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        When the network cannot be traced or converted, or gives other scores afterwards.
+    """
+    with without_telemetry():
+        import openvino
+
+    rng = np.random.default_rng(0)
+    window = rng.random((1, channels, *roi), dtype=np.float32)
+    try:
+        model, expected, _alive = _traced(network(), window)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        msg = f"it cannot be converted to OpenVINO ({' '.join(str(error).split())[:160]})"
+        raise UnsupportedNetworkError(msg) from error
+    folder = staging_folder() if keep else None
+    staged = folder or Path(tempfile.mkdtemp(prefix="volseg-"))
+    try:
+        openvino.save_model(model, staged / NETWORK, compress_to_fp16=False)
+        _compare(staged / NETWORK, window, expected)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    if folder is None:
+        return staged / NETWORK
+    return write_entry(entry_for(facts), facts, staged) / NETWORK
+
+
+def _traced(network: torch.nn.Module, window: npt.NDArray[np.float32]) -> tuple[Any, npt.NDArray[np.float32], Any]:
+    """The OpenVINO model, what PyTorch gives for a window (tracing runs the network once, which serves both), and the owner of the weights, which the model refers to."""
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    seen: list[Any] = []
+    hook = network.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    example = torch.from_numpy(window)
+    try:
+        with torch.inference_mode():
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                network, example, check_trace=False
+            )
+    finally:
+        hook.remove()
+    scores = seen[0]
+    if not isinstance(scores, torch.Tensor) or scores.shape[2:] != example.shape[2:]:
+        msg = "its output is not one tensor of scores of the window's size"
+        raise TypeError(msg)
+    front = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced, example_input=example)
+    return front.convert(front.load(decoder)), scores.numpy().copy(), decoder
+
+
+def _compare(model: Path, window: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
+    """Refuse a converted network whose scores are not PyTorch's."""
+    import openvino
+
+    core = openvino.Core()
+    read = core.read_model(model)
+    read.reshape({read.input(0): list(window.shape)})
+    found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([window])[0]
+    largest = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+    if not largest <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        msg = f"converted to OpenVINO it gives other scores than PyTorch (by {largest:.2g})"
+        raise UnsupportedNetworkError(msg)

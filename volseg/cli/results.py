@@ -7,8 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -103,6 +104,19 @@ def check_source(job: Job, kind: str) -> None:
     if wanted and kind != "dicom":
         msg = f"{job.scan}: --format {wanted} refers to the slices of a DICOM series, and this scan is {kind}; give the DICOM series, or use --format nifti, nrrd or mha"
         raise InputError(msg)
+
+
+def import_writers(job: Job) -> None:
+    """Import what :func:`write_results` will need, 1.5 s of it for a page and a picture; in a thread beside the network they cost nothing.
+
+    An import that fails is left for the writing to tell.
+    """
+    names = ["scipy.ndimage", "scipy.spatial", "cc3d", "nibabel.nifti2"]
+    names += ["matplotlib.figure", "matplotlib.backends.backend_agg"] if job.preview else []
+    names += ["jinja2", "PIL.Image", "contourpy"] if job.report else []
+    with suppress(ImportError):
+        for name in names:
+            import_module(name)
 
 
 def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) -> None:

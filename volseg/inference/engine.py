@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from volseg.errors import BundleError
 from volseg.geometry import Grid, reorient
+from volseg.inference.cropping import STEP, Box, crop, foreground_box, restored_part
 from volseg.inference.executors import Executor
 from volseg.inference.intensity import apply_intensity
-from volseg.inference.plan import InferencePlan
+from volseg.inference.plan import InferencePlan, IntensityStep
 from volseg.inference.streaming import Axis, Restorer, match_monai, resample, stream
 from volseg.inference.streaming.resample import Spacing
 from volseg.inference.streaming.sliding import Progress, Tally, slab_axis
@@ -37,13 +38,17 @@ class NetworkInput:
     oriented : Grid
         The scan's own voxels, axes as the network wants them.
     spacing : Spacing
-        From ``oriented`` to ``grid``.
+        From ``oriented``, or the box of it that was taken before the resampling, to ``grid``, or what the box in it was taken from.
+    before, after : Box, optional
+        Taken of ``oriented`` before, and of the resampled scan after the resampling.
     """
 
     image: Floats
     grid: Grid
     oriented: Grid
     spacing: Spacing
+    before: Box | None = None
+    after: Box | None = None
 
 
 @dataclass
@@ -79,17 +84,19 @@ def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
     NetworkInput
     """
     array, oriented = (volume.array, volume.grid) if plan.orientation is None else reorient(volume.array, volume.grid, plan.orientation)
-    image: Floats | None = None
+    placed, before = oriented, None
     if plan.before or not _is_finite(array):
-        image = _finite(np.array(array, dtype=np.float32))[None]
-        image = _apply(image, plan.before)
+        image, before = _apply(_finite(np.array(array, dtype=np.float32))[None], plan.before)
         array = image[0]
-    spacing = Spacing(oriented, (1.0, 1.0, 1.0)) if plan.spacing is None else match_monai(oriented, plan.spacing)
+        placed = placed if before is None else placed.crop(before.start, before.stop)
+    spacing = Spacing(placed, (1.0, 1.0, 1.0)) if plan.spacing is None else match_monai(placed, plan.spacing)
     assert spacing is not None
     kind = Axis.nearest if plan.interpolation == "nearest" else Axis.linear
-    axes = [kind(n, m, step, shift) for n, m, step, shift in zip(oriented.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
+    axes = [kind(n, m, step, shift) for n, m, step, shift in zip(placed.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
     out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, threads())[None]
-    return NetworkInput(_apply(out, plan.after), spacing.grid, oriented, spacing)
+    out, after = _apply(out, plan.after)
+    grid = spacing.grid if after is None else spacing.grid.crop(after.start, after.stop)
+    return NetworkInput(out, grid, oriented, spacing, before, after)
 
 
 def run(
@@ -137,7 +144,8 @@ def run(
     label = np.zeros(volume.grid.shape, dtype=np.uint8 if classes <= 256 else np.uint16, order="F")
     target: Any = label if plan.orientation is None else reorient(label, volume.grid, plan.orientation)[0]
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
-    restorer = Restorer(target, _restoring_axes(plan, prepared), axis, plan.decision, threads())
+    parts = _restored_parts(plan, prepared)
+    restorer = Restorer(target[tuple(part for part, _ in parts)], [place for _, place in parts], axis, plan.decision, threads())
     try:
         for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=threads()):
             if not slab.finite:
@@ -156,17 +164,30 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _restoring_axes(plan: InferencePlan, prepared: NetworkInput) -> list[Axis]:
+def _restored_parts(plan: InferencePlan, prepared: NetworkInput) -> list[tuple[slice, Axis]]:
+    """For each axis of the oriented scan: which voxels are restored, and where they lie in the network's input."""
     kind = Axis.nearest if plan.decision.nearest else Axis.linear
-    sizes = zip(prepared.grid.shape, prepared.oriented.shape, prepared.spacing.steps, prepared.spacing.shifts, strict=True)
-    return [kind(n, m, 1 / step, -shift / step) for n, m, step, shift in sizes]
+    whole, spacing = prepared.oriented.shape, prepared.spacing
+    before = prepared.before or Box((0, 0, 0), whole)
+    after = prepared.after or Box((0, 0, 0), spacing.grid.shape)
+    parts = []
+    for n in range(3):
+        taken = (before.start[n], before.stop[n])
+        back = kind(spacing.grid.shape[n], taken[1] - taken[0], 1 / spacing.steps[n], -spacing.shifts[n] / spacing.steps[n])
+        parts.append(restored_part(back, taken, whole[n], (after.start[n], after.stop[n])))
+    return parts
 
 
-def _apply(image: Floats, steps: Any) -> Floats:
+def _apply(image: Floats, steps: Iterable[IntensityStep]) -> tuple[Floats, Box | None]:
+    """Run the steps in order; a crop among them is told, of which a plan has one at most."""
+    box: Box | None = None
     for step in steps:
-        arguments: Mapping[str, Any] = step.arguments
-        image = apply_intensity(image, step.name, arguments)
-    return image
+        if step.name == STEP:
+            box = foreground_box(image, step.arguments)
+            image = crop(image, box)
+        else:
+            image = apply_intensity(image, step.name, step.arguments)
+    return image, box
 
 
 def _is_finite(array: npt.NDArray[Any]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from volseg.bundle import Bundle
 from volseg.bundle.config import Step, follow, lookup, read_steps
+from volseg.inference.cropping import STEP
 from volseg.inference.streaming.restore import Decision
 from volseg.inference.streaming.sliding import PAD_MODES, SlidingWindow
 
@@ -89,6 +90,9 @@ def read_plan(bundle: Bundle, config: Mapping[str, Any], overlap: float | None =
     if decision.threshold is not None and channels != 1:
         msg = f"a threshold on {channels} channels"
         raise UnrecognisedError(msg)
+    if decision.threshold is not None and (decision.threshold < 0 or spatial["spacing"]) and any(step.name == STEP for step in after):
+        msg = "a threshold on what was cropped after Spacingd"
+        raise UnrecognisedError(msg)
     return InferencePlan(**spatial, before=before, after=after, window=_read_inferer(config, overlap), decision=decision)
 
 
@@ -105,12 +109,13 @@ def _read_preprocessing(config: Mapping[str, Any]) -> tuple[dict[str, Any], tupl
     spatial: dict[str, Any] = {"orientation": None, "spacing": None, "interpolation": "bilinear"}
     before: list[IntensityStep] = []
     after: list[IntensityStep] = []
+    cropped = False
     for step in _find(config, PREPROCESSING):
         if step.target in WITHOUT_EFFECT or step.keys != ("image",):
             _check_without_effect(step)
             continue
         if step.target == "Orientationd":
-            if spatial["orientation"] or spatial["spacing"]:
+            if spatial["orientation"] or spatial["spacing"] or cropped:
                 msg = "Orientationd after another spatial transform"
                 raise UnrecognisedError(msg)
             spatial["orientation"] = _read_orientation(step)
@@ -119,6 +124,12 @@ def _read_preprocessing(config: Mapping[str, Any]) -> tuple[dict[str, Any], tupl
                 msg = "two Spacingd"
                 raise UnrecognisedError(msg)
             spatial |= _read_spacing(config, step)
+        elif step.target == "CropForegroundd":
+            if cropped:
+                msg = "two CropForegroundd"
+                raise UnrecognisedError(msg)
+            cropped = True
+            (after if spatial["spacing"] else before).append(_read_crop(config, step))
         elif step.target in INTENSITY:
             arguments = _arguments(config, step, INTENSITY[step.target])
             (after if spatial["spacing"] else before).append(IntensityStep(step.target.removesuffix("d"), arguments))
@@ -154,6 +165,18 @@ def _read_orientation(step: Step) -> str:
         msg = f"Orientationd with axcodes {codes!r} and labels {labels!r}"
         raise UnrecognisedError(msg)
     return codes.upper()
+
+
+def _read_crop(config: Mapping[str, Any], step: Step) -> IntensityStep:
+    _only(step, {"source_key", "select_fn", "margin", "allow_smaller", "k_divisible", "mode", "start_coord_key", "end_coord_key"})
+    given = {key: _plain(config, value) for key, value in step.arguments.items()}
+    sizes = [given.get("margin", 0), given.get("k_divisible", 1)]
+    whole = all(isinstance(n, int) and n >= 0 for size in sizes for n in (size if isinstance(size, list) and len(size) == 3 else [size]))
+    above_zero = given.get("select_fn") is None or "".join(str(given["select_fn"]).split()) == "$lambdax:x>0"
+    if given.get("source_key") != "image" or not above_zero or not whole or _single(given.get("mode", "constant")) != "constant":
+        msg = f"CropForegroundd with {', '.join(f'{key}={value!r}' for key, value in given.items() if key != 'keys')}"
+        raise UnrecognisedError(msg)
+    return IntensityStep(STEP, {key: given[key] for key in ("margin", "allow_smaller", "k_divisible") if key in given})
 
 
 def _read_spacing(config: Mapping[str, Any], step: Step) -> dict[str, Any]:

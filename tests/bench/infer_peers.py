@@ -27,10 +27,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-from cases import NETWORKS, SIZES, Network, Size, agreement, constant_share, definition_of, write_phantom
-from commands import PEERS, Case, Tools, make_nnunet, nnunet_json, prepare, warm_up, why_not, write_case
-from measure import CommandError, run_measured
-from report import GIB, describe_machine, markdown, spread, summarise
+from cases import NETWORKS, SIZES, Network, Size, constant_share, definition_of, write_phantom
+from commands import PEERS, Case, Tools, make_nnunet, nnunet_json, why_not, write_case
+from report import GIB, describe_machine, markdown, say, spread
+from rounds import run_case
 
 DEFAULT_PEERS = ["volseg-auto", "volseg-torch", "volseg-openvino", "volseg-openvino-first", "monai", "nnunet"]
 
@@ -94,46 +94,6 @@ def compare(options: argparse.Namespace, tools: Tools, work: Path) -> dict[str, 
             results = run_case(case, peers, tools, options.rounds)
             document["cases"].append({"size": name, **describe_case(case, windows, constant, floor, results), "peers": results})
     return document
-
-
-def run_case(case: Case, peers: list[str], tools: Tools, rounds: int) -> dict[str, Any]:
-    """All rounds of all peers; a peer that fails is told with its error and not run again."""
-    results: dict[str, Any] = {name: {"rounds": []} for name in peers}
-    for number in range(rounds):
-        for name in peers:
-            if "error" in results[name]:
-                continue
-            try:
-                if number == 0 and name.startswith("volseg-") and not name.endswith("-first"):
-                    warm_up(name, case, tools)
-                run = prepare(name, case, tools)
-                usage = run_measured(run.command, log=case.folder / f"{name}.log", environment=run.environment)
-            except (CommandError, RuntimeError) as error:
-                results[name]["error"] = str(error)
-                say(f"  {name}: {error}")
-                continue
-            say(f"  {name}: {usage.wall_s:.1f} s, {usage.cpu_s:.1f} CPU s, {usage.peak_rss / GIB:.2f} GiB (load before {usage.load:.1f})")
-            results[name]["rounds"].append(asdict(usage))
-            results[name]["label"] = str(run.label)
-            if run.report:
-                results[name]["report"] = {
-                    key: value for key, value in json.loads(run.report.read_text()).items() if key in ("engine", "timings_s", "peak_memory_bytes", "warnings")
-                }
-    for result in results.values():
-        if result["rounds"]:
-            result.update({key: summarise([each[key] for each in result["rounds"]]) for key in ("wall_s", "cpu_s", "peak_rss", "peak_pss")})
-            result["processes"] = max(each["processes"] for each in result["rounds"])
-    add_agreement(results, case)
-    return results
-
-
-def add_agreement(results: dict[str, Any], case: Case) -> None:
-    """Compare volseg's labels with those of plain MONAI."""
-    reference = results.get("monai", {}).get("label")
-    for name, result in results.items():
-        label = result.pop("label", None)
-        if label and reference and name.startswith("volseg"):
-            result["agreement"] = agreement(Path(label), Path(reference), case.classes)
 
 
 def describe_case(case: Case, windows: int, constant: float, floor: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
@@ -209,11 +169,6 @@ def render_case(case: dict[str, Any]) -> list[str]:
         "",
         markdown(headings, rows),
     ]
-
-
-def say(text: str) -> None:
-    """Progress, so that a long comparison is not silent."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cases import WINDOW_HU, Network, Size, write_bundle, write_phantom
+from cases import REPOSITORY, WINDOW_HU, Network, Size, write_bundle, write_phantom
 
 ENGINES = ("auto", "torch", "openvino", "monai")
 """What ``volseg infer --engine`` is asked for."""
@@ -27,6 +27,9 @@ PEERS = {
 """Name of each peer and what it runs."""
 
 HERE = Path(__file__).resolve().parent
+
+THIS_CHECKOUT = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])}
+"""What is measured is the volseg beside this script, whichever is installed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Tools:
 
 def infer_options() -> frozenset[str]:
     """Options of this checkout's ``volseg infer``."""
-    shown = subprocess.run([*volseg(), "infer", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run([*volseg(), "infer", "--help"], capture_output=True, text=True, check=True, env={**os.environ, **THIS_CHECKOUT}).stdout
     return frozenset(word.strip(",") for word in shown.split() if word.startswith("--"))
 
 
@@ -194,7 +197,7 @@ def _prepare_volseg(peer: str, case: Case, tools: Tools, scan: Path, out: Path) 
     cache = case.folder / ("cache-first" if peer.endswith("-first") else "cache")
     if peer.endswith("-first"):
         shutil.rmtree(cache, ignore_errors=True)
-    return Run(command, out / f"{stem}_seg.nii.gz", {"VOLSEG_CACHE": str(cache)}, out / f"{stem}_seg.json")
+    return Run(command, out / f"{stem}_seg.nii.gz", {**THIS_CHECKOUT, "VOLSEG_CACHE": str(cache)}, out / f"{stem}_seg.json")
 
 
 def warm_up(peer: str, case: Case, tools: Tools) -> None:

@@ -53,3 +53,8 @@ def spread(summary: dict[str, float], unit: float = 1.0, digits: int = 1) -> str
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table."""
     return "\n".join(["| " + " | ".join(headings) + " |", "| " + " | ".join("---" for _ in headings) + " |", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def say(text: str) -> None:
+    """Progress, so that a long comparison is not silent."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""The benchmarks of inference run on toys and measure what they say they measure; their figures at full size are made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+
+BENCH = REPOSITORY / "tests" / "bench"
+
+
+@pytest.fixture(name="bench", scope="module")
+def bench_fixture():
+    """The modules of the scripts, which lie beside them and not in a package."""
+    from types import SimpleNamespace
+
+    before = list(sys.path)
+    sys.path[:0] = [str(BENCH / "peers"), str(BENCH)]
+    try:
+        import cases
+        import floor
+        import infer_scale
+        import measure
+        import nnunet_peer
+        import report
+    finally:
+        sys.path[:] = before
+    return SimpleNamespace(cases=cases, floor=floor, measure=measure, report=report, scale=infer_scale, nnunet=nnunet_peer)
+
+
+HUNGRY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; held = bytearray(b'x') * (64 << 20); time.sleep(1.5)"]) if sys.argv[1] == "parent" else None
+held = bytearray(b"x") * (64 << 20)
+until = time.process_time() + 0.5
+while time.process_time() < until:
+    pass
+time.sleep(0.5)
+child.wait()
+"""
+
+
+def test_a_process_tree_is_measured_whole(bench, tmp_path):
+    """Two processes of 64 MiB each beside their interpreters, one of which computes for half a second."""
+    usage = bench.measure.run_measured([sys.executable, "-c", HUNGRY, "parent"], log=tmp_path / "log")
+    assert usage.processes == 2
+    assert 128 << 20 <= usage.peak_rss <= 220 << 20
+    assert 100 << 20 <= usage.peak_pss <= usage.peak_rss
+    assert 0.5 <= usage.cpu_s <= 1.5
+    assert usage.wall_s >= 1.5
+
+
+def test_a_failing_peer_is_told_with_its_last_words(bench, tmp_path):
+    with pytest.raises(bench.measure.CommandError, match=r"ended with 3:(.|\n)*no such network"):
+        bench.measure.run_measured([sys.executable, "-c", "print('no such network'); raise SystemExit(3)"], log=tmp_path / "log")
+
+
+def test_constant_windows_are_those_of_air_alone(bench):
+    """64^3 voxels of the network's size: windows of 32, overlap 0.5, have 3 starts an axis; one bright voxel at the corner lies in one of them, one in the middle in eight."""
+    size, network = bench.cases.Size((64, 64, 64), (2.0, 2.0, 2.0)), bench.cases.Network((8, 16), 32, 2.0)
+    air = np.full(size.shape, -1000, np.int16)
+    assert bench.cases.constant_share(air, size, network) == (27, 1.0)
+    air[0, 0, 0] = 100
+    assert bench.cases.constant_share(air, size, network) == (27, 26 / 27)
+    air[0, 0, 0], air[31, 31, 31] = -1000, 100
+    assert bench.cases.constant_share(air, size, network) == (27, 19 / 27)
+
+
+def test_the_phantom_is_a_torso_in_air(bench, tmp_path):
+    size = bench.cases.Size((96, 96, 12), (4.0, 4.0, 5.0))
+    image = bench.cases.write_phantom(tmp_path / "ct.nii.gz", size)
+    read = nib.load(tmp_path / "ct.nii.gz")
+    assert read.get_data_dtype() == np.int16
+    assert np.array_equal(np.asanyarray(read.dataobj), image)
+    assert nib.aff2axcodes(read.affine) == ("L", "P", "S")
+    # The body is an ellipse of 158-182 mm by 107-123 mm half axes; its lungs, at -860 HU, fill two ellipses of at most 55 mm by 80 mm.
+    share = (image > -500).mean()
+    lungs, field = 2 * 55 * np.array([60, 80]), (96 * 4) ** 2
+    assert np.pi * (158 * 107 - lungs[1]) / field < share < np.pi * (182 * 123 - lungs[0]) / field
+    assert abs(np.median(image[:8, :8]) + 1000) < 5
+
+
+def test_agreement_counts_voxels_and_the_worst_class(bench, tmp_path):
+    first, second = np.zeros((4, 5, 5), np.uint8), np.zeros((4, 5, 5), np.uint8)
+    first[0, 0], second[0, 0, :3] = 1, 1
+    for name, labels in (("a", first), ("b", second)):
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    found = bench.cases.agreement(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", 3)
+    assert found == {"equal": 0.98, "lowest_dice": 2 * 3 / 8, "classes_present": 2}
+    nib.save(nib.Nifti1Image(second, np.diag([2, 1, 1, 1])), tmp_path / "b.nii.gz")
+    with pytest.raises(ValueError, match="different grids"):
+        bench.cases.agreement(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", 3)
+
+
+def test_the_line_through_three_sizes(bench, tmp_path):
+    found = bench.scale.fit([1_000_000, 2_000_000, 4_000_000], [5.0, 7.0, 11.0])
+    assert found == pytest.approx({"start_s": 3.0, "s_a_million_voxels": 2.0, "r_squared": 1.0})
+    bent = bench.scale.fit([1_000_000, 2_000_000, 3_000_000], [1.0, 4.0, 9.0])
+    assert bent["r_squared"] == pytest.approx(32 / (98 / 3))
+    rows = [{"voxels": x, "rounds": [{"wall_s": y, "cpu_s": y}]} for x, y in ((1e6, 5.0), (2e6, 7.0))]
+    bench.scale.plot({"rows": rows, "wall_s": found, "cpu_s": found}, tmp_path / "time.png")
+    assert (tmp_path / "time.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_spread_shows_rounds_only_where_they_differ(bench):
+    assert bench.report.spread(bench.report.summarise([2.0, 1.0, 9.0])) == "2.0 (1.0-9.0)"
+    assert bench.report.spread(bench.report.summarise([2.0])) == "2.0"
+
+
+def test_flops_of_a_window(bench):
+    """Three stages on 16^3, counted by hand: a multiplication and an addition for each weight and voxel of a convolution's output (of its input, where it is transposed)."""
+    fine, middle, coarse = 16**3, 8**3, 4**3
+    down = 27 * ((1 * 4 + 4 * 4) * fine + (4 * 8 + 8 * 8) * middle + (8 * 16 + 16 * 16) * coarse)
+    up = 8 * (16 * 8 * coarse + 8 * 4 * middle) + 27 * ((16 * 8 + 8 * 8) * middle + (8 * 4 + 4 * 4) * fine)
+    head = 4 * 3 * fine
+    definition = bench.cases.definition_of(bench.cases.Network((4, 8, 16), 16, 2.0), 3)
+    assert bench.floor.network_flops(definition, 16) == 2 * (down + up + head)
+
+
+def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run([sys.executable, str(BENCH / name), *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_peers_on_a_toy(tmp_path):
+    """volseg and plain MONAI, whole processes; where both compute in fp32 their labels agree up to near ties."""
+    done = run_script("infer_peers.py", "--quick", "--classes", "3", "--peers", "volseg-auto,monai,nnunet", "--precision", "fp32", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert "--nnunet-python" in result["skipped"]["nnunet"]
+    (case,) = result["cases"]
+    assert case["windows"] == 4
+    assert case["peers"]["volseg-auto"]["agreement"]["equal"] >= 0.9999
+    assert case["peers"]["volseg-auto"]["agreement"]["classes_present"] >= 2
+    for peer in ("volseg-auto", "monai"):
+        assert case["peers"][peer]["cpu_s"]["median"] > 0
+        assert f"| {peer} |" in done.stdout
+    assert case["floor"]["flops"] > 0
+    assert case["floor"]["bytes_written"] > 0
+
+
+def test_scale_on_a_toy(tmp_path):
+    done = run_script("infer_scale.py", "--quick", "--parts", "calls", "-o", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    calls = json.loads((tmp_path / "results.json").read_text())["calls"]
+    assert calls["scans"] == 2
+    assert calls["one call"]["cpu_s"]["median"] < calls["a call each"]["cpu_s"]["median"]
+
+
+def test_unknown_names_are_refused():
+    for script, option in (("infer_peers.py", "--peers"), ("infer_peers.py", "--sizes"), ("infer_scale.py", "--parts")):
+        done = run_script(script, option, "nothing")
+        assert done.returncode == 2, done.stderr
+        assert "nothing" in done.stderr or "--parts takes" in done.stderr
+
+
+def test_nnunet_on_a_toy(tmp_path):
+    """nnU-Net loads the folder made for it and gives a label on the scan's grid, its network as many weights as the bundle's."""
+    python = os.environ.get("VOLSEG_NNUNET_PYTHON")
+    if not python or not Path(python).is_file():
+        pytest.skip("no nnU-Net here; set VOLSEG_NNUNET_PYTHON to a Python that has nnunetv2")
+    done = run_script(
+        "infer_peers.py", "--quick", "--classes", "3", "--peers", "nnunet-sequential", "--nnunet-python", python, "-o", str(tmp_path), "--work", str(tmp_path / "work")
+    )
+    assert done.returncode == 0, done.stderr
+    label = nib.load(tmp_path / "work" / "quick-quick-3" / "out-nnunet-sequential" / "label.nii.gz")
+    scan = nib.load(tmp_path / "work" / "ct-quick_0000.nii.gz")
+    assert label.shape == scan.shape
+    assert np.allclose(label.affine, scan.affine, atol=1e-3)

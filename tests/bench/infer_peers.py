@@ -157,7 +157,7 @@ def render_case(case: dict[str, Any]) -> list[str]:
         of_floor = f"{min(floor['seconds'].values()) / result['wall_s']['median']:.0%}"
         rows.append(
             [
-                *(name, spread(result["wall_s"]), faster, spread(result["cpu_s"]), spread(result["peak_rss"], GIB, 2), spread(result["peak_pss"], GIB, 2)),
+                *(f"{name}{ran_as(result)}", spread(result["wall_s"]), faster, spread(result["cpu_s"]), spread(result["peak_rss"], GIB, 2), spread(result["peak_pss"], GIB, 2)),
                 *(f"{same['equal']:.6f} ({same['lowest_dice']:.4f})" if same else "", of_floor),
             ]
         )
@@ -169,6 +169,12 @@ def render_case(case: dict[str, Any]) -> list[str]:
         "",
         markdown(headings, rows),
     ]
+
+
+def ran_as(result: dict[str, Any]) -> str:
+    """Engine and precision that a volseg run chose, as its own report says, in brackets."""
+    engine = result.get("report", {}).get("engine")
+    return f" ({engine['engine']} {engine['precision']})" if engine else ""
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_no_path_and_no_patient(tmp_path: Path) -> None:
 
 
 def test_notice_warnings_and_provenance(tmp_path: Path) -> None:
-    correction = {"tilt_degrees": 18.5, "resampled": True}
+    correction = {"findings": ["gantry tilt"], "tilt_degrees": 18.5, "resampled": True}
     report = {
         "created": "2026-01-02T03:04:05+00:00",
         "input": {"series_instance_uid": "1.2.840.1", "sha256": "c0ffee", "details": {"geometry_correction": correction}},
@@ -159,7 +159,10 @@ def test_notice_warnings_and_provenance(tmp_path: Path) -> None:
         "For mice only.",
     ):
         assert expected in page.texts, expected
-    assert "The scan's geometry was corrected before segmentation: tilt degrees 18.5; resampled True." in page.texts
+    note = "The scan's geometry was corrected before segmentation; see the provenance below."
+    assert note in page.texts and "findings gantry tilt; tilt degrees 18.5; resampled True" in page.texts
+    _, told = write(tmp_path, scan(), mass(), {1: "tumor"}, report | {"warnings": ["gantry tilt: the series was resampled"]})
+    assert note not in told.texts, "said once is enough"
     assert page.texts.index("slices are uneven") < page.texts.index("Measurements"), "warnings come first"
     _, page = write(tmp_path, scan(), mass(), {1: "tumor"}, {"bundle": {"intended_use": "For rats only."}})
     assert "For rats only." in page.texts

@@ -147,8 +147,9 @@ def _point(point: Sequence[float]) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader must know before the numbers: the run's warnings, and that the geometry was changed."""
+    """What a reader must know before the numbers: the run's warnings, and that the geometry was changed where none of them says so (its parameters are under the provenance)."""
+    warnings = [str(warning) for warning in report.get("warnings", ())]
     correction = report.get("input", {}).get("details", {}).get("geometry_correction")
-    if correction:
-        yield f"The scan's geometry was corrected before segmentation: {_sentence(correction)}."
-    yield from (str(warning) for warning in report.get("warnings", ()))
+    if correction and not any(str(finding) in warning for finding in correction.get("findings", ()) for warning in warnings):
+        yield "The scan's geometry was corrected before segmentation; see the provenance below."
+    yield from warnings

@@ -86,6 +86,12 @@ def write_label(label: np.ndarray, volume: Volume, path: Path, **options: object
     return path
 
 
+def _deidentified() -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113100", "DCM", "Basic Application Confidentiality Profile"
+    return code
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**31 - 1), orientation=st.sampled_from([*ORIENTATIONS, "any"]), kind=st.sampled_from(["binary", "labelmap"]))
 def test_every_voxel_lands_where_independent_readers_see_it(tmp_path_factory: pytest.TempPathFactory, seed: int, orientation: str, kind: str) -> None:
@@ -252,6 +258,22 @@ def test_sloppy_headers_are_completed_with_nothing_invented(tmp_path: Path) -> N
         assert ds[keyword].value in ("", None), keyword
     measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert (measures.SliceThickness, measures.SpacingBetweenSlices, ds.SeriesNumber) == (2.5, 2.5, 1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "codes"),
+    [
+        ({"DeidentificationMethod": ""}, "not stated by the images", None),
+        ({}, "not stated by the images", None),
+        ({"DeidentificationMethod": "by hand"}, "by hand", None),
+        ({"DeidentificationMethod": "", "DeidentificationMethodCodeSequence": [_deidentified()]}, None, "113100"),
+    ],
+)
+def test_a_removed_identity_always_says_how(tmp_path: Path, given: dict[str, object], method: str | None, codes: str | None) -> None:
+    volume, label, _ = labelled(Scan(ramp(4, 6, 7), tags={"PatientIdentityRemoved": "YES"} | given), tmp_path / "scan")
+    ds = pydicom.dcmread(write_label(label, volume, tmp_path / "seg.dcm"))
+    assert ds.get("DeidentificationMethod") == method
+    assert [item.CodeValue for item in ds.get("DeidentificationMethodCodeSequence", [])] == ([codes] if codes else [])
 
 
 @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID", "SOPInstanceUID", "SeriesInstanceUID"])

@@ -21,6 +21,9 @@ MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "A
 SEXES = ("M", "F", "O", "")
 """PatientSex (0010,0040), PS3.3 C.7.1.1."""
 
+UNSTATED = "not stated by the images"
+"""De-identification Method (0012,0063) of images that give none."""
+
 UTF8 = "ISO_IR 192"
 """Specific Character Set of UTF-8 (PS3.3 C.12.1.1.2)."""
 
@@ -110,6 +113,15 @@ def _complete(dataset: Any) -> None:
     for keyword in ("PatientBirthDate", "StudyDate", "StudyTime"):
         if not _is_valid_time(keyword, str(dataset[keyword].value)):
             setattr(dataset, keyword, "")
+    _state_deidentification(dataset)
+
+
+def _state_deidentification(dataset: Any) -> None:
+    """Where the identity was removed, the method is required, in words or in codes (PS3.3 C.7.1.1); archives leave the words empty."""
+    if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
+        del dataset.DeidentificationMethod
+    if dataset.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethod" not in dataset and not dataset.get("DeidentificationMethodCodeSequence"):
+        dataset.DeidentificationMethod = UNSTATED
 
 
 def _is_valid_time(keyword: str, text: str) -> bool:

@@ -219,3 +219,21 @@ def test_a_broken_series_beside_the_chosen_one_is_said(tmp_path: Path) -> None:
     write(Scan(ramp(1), uid="1.2.3.1").datasets(), tmp_path / "a")
     write(Scan(ramp(5), uid="1.2.3.2").datasets(), tmp_path / "b")
     assert any("only 1 slice" in note for note in read_series(tmp_path).warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"RescaleSlope": None, "RescaleIntercept": None}, r"RescaleSlope and RescaleIntercept \(0028,1053 and 1052\): absent in 1 of 5 slices, present in others"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, r"PhotometricInterpretation \(0028,0004\): MONOCHROME1 in 1 of 5 slices, MONOCHROME2 in others"),
+        ({"Modality": "PT"}, r"Modality \(0008,0060\): PT in 1 of 5 slices, CT in others"),
+        ({"Units": "BQML"}, r"Units \(0054,1001\): BQML in 1 of 5 slices, absent in others"),
+    ],
+)
+def test_slices_whose_values_mean_different_things(tmp_path: Path, change: dict[str, str | None], words: str) -> None:
+    """One slice without its intercept would lie 1024 HU off, as brain among bone."""
+    datasets = Scan(ramp(), tags={"RescaleIntercept": "-1024"}).datasets()
+    for keyword, value in change.items():
+        setattr(datasets[3], keyword, value)
+    with pytest.raises(InputError, match=rf"0003\.dcm: {words}, so their values cannot be compared; repair the headers"):
+        read_series(write(datasets, tmp_path, shuffle=None))

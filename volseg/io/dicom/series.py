@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -196,6 +197,8 @@ def _build(series: Series) -> Series:
     if first.rows * first.columns * len(slices) > MAX_VOXELS:
         msg = f"{first.member}: {first.columns}x{first.rows}x{len(slices)} voxels are more than the limit of {MAX_VOXELS / 1e9:.1f} thousand million; the header may be damaged"
         return replace(series, error=InputError(msg))
+    if mixture := _mixed_values(slices):
+        return replace(series, error=InputError(mixture))
     stack = stack_slices(np.array([s.position for s in slices]), normal_of(first.orientation))
     slices = tuple(slices[i] for i in stack.order)
     first = slices[0]
@@ -208,6 +211,23 @@ def _build(series: Series) -> Series:
     if any(s.photometric == "MONOCHROME1" for s in slices):
         notes.append("PhotometricInterpretation is MONOCHROME1 (shown inverted on screens); the stored values are kept as they are")
     return replace(series, slices=slices, grid=Grid.from_lps((first.columns, first.rows, len(slices)), affine), warnings=tuple(notes))
+
+
+def _mixed_values(slices: tuple[SliceHeader, ...]) -> str | None:
+    """Why the values of the slices do not mean the same, or None."""
+    kinds: tuple[tuple[str, Callable[[SliceHeader], str]], ...] = (
+        ("RescaleSlope and RescaleIntercept (0028,1053 and 1052)", lambda s: "present" if s.rescaled else "absent"),
+        ("PhotometricInterpretation (0028,0004)", lambda s: s.photometric),
+        ("Modality (0008,0060)", lambda s: s.text["modality"] or "absent"),
+        ("Units (0054,1001)", lambda s: s.text["units"] or "absent"),
+    )
+    for name, value_of in kinds:
+        values = Counter(map(value_of, slices))
+        if len(values) > 1:
+            (usual, _), (rare, count) = values.most_common()[0], values.most_common()[-1]
+            odd = next(s for s in slices if value_of(s) == rare)
+            return f"{odd.member}: {name}: {rare} in {count} of {len(slices)} slices, {usual} in others, so their values cannot be compared; repair the headers"
+    return None
 
 
 def _remedy(finding: str) -> str:

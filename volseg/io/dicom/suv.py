@@ -88,9 +88,6 @@ def suv_scale(series: Series) -> SuvScale:
         if series.modality != "PT":
             msg = f"Modality (0008,0060) is {series.modality or 'absent'}; only a PET (PT) has SUV"
             raise TagError(msg)
-        if len({s.text["units"] for s in series.slices}) > 1:
-            msg = "Units (0054,1001) differ between slices"
-            raise TagError(msg)
         dataset = _read(first.member)
         if text_of(dataset, "Units") in ("BQML", "CNTS") and any(s.intercept != 0 for s in series.slices):
             msg = "RescaleIntercept (0028,1052) is not 0, as it must be for PET (PS3.3 C.8.9.4)"

@@ -139,14 +139,14 @@ def rescale_facts(elements: Elements) -> dict[str, Any]:
     return {**scale_facts(elements), "padding": padding_of(elements)}
 
 
-def scale_facts(elements: Elements) -> dict[str, float]:
-    """Slope (1 where absent) and intercept (0 where absent)."""
+def scale_facts(elements: Elements) -> dict[str, Any]:
+    """Slope (1 where absent), intercept (0 where absent), and whether either is there."""
     slope = elements.numbers("RescaleSlope", 1)[0] if elements.filled("RescaleSlope") else 1.0
     intercept = elements.numbers("RescaleIntercept", 1)[0] if elements.filled("RescaleIntercept") else 0.0
     if slope == 0:
         msg = "RescaleSlope (0028,1053) is 0, which makes every value the same; repair the header"
         raise TagError(msg)
-    return {"slope": slope, "intercept": intercept}
+    return {"slope": slope, "intercept": intercept, "rescaled": elements.filled("RescaleSlope") or elements.filled("RescaleIntercept")}
 
 
 def padding_of(elements: Elements) -> int | None:

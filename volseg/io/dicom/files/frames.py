@@ -59,7 +59,8 @@ def frame_facts(elements: Elements, frames: int) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        Per frame: ``position``, ``orientation``, ``spacing``, ``slope``, ``intercept``, ``padding``, ``traits``, and ``image_type`` where the frame has one of its own.
+        Per frame: ``position``, ``orientation``, ``spacing``, ``slope``, ``intercept``, ``rescaled``, ``padding``, ``traits``, and
+        ``image_type`` where the frame has one of its own.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def _required(groups: _Groups, macro: str, keyword: str, count: int) -> tuple[fl
     return item.numbers(keyword, count)
 
 
-def _scale(groups: _Groups) -> dict[str, float]:
+def _scale(groups: _Groups) -> dict[str, Any]:
     item = groups.get("PixelValueTransformationSequence")
     return {} if item is None else scale_facts(item)
 

@@ -65,6 +65,8 @@ class SliceHeader:
         ImagePositionPatient (LPS+ mm), ImageOrientationPatient, PixelSpacing (between rows, between columns; mm); ``()`` where there is an error.
     slope, intercept : float
         Stored values times slope plus intercept are the volume's values; 1 and 0 where absent.
+    rescaled : bool
+        Whether the file names a slope or an intercept.
     is_object : bool
         Not an image at all (RTSTRUCT, SR, PDF, SEG, ...).
     traits : dict of str to str
@@ -96,6 +98,7 @@ class SliceHeader:
     spacing: tuple[float, float] = (0.0, 0.0)
     slope: float = 1.0
     intercept: float = 0.0
+    rescaled: bool = False
     is_object: bool = False
     traits: dict[str, str] = field(default_factory=dict)
     pixel_offset: int | None = None

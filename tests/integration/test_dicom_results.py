@@ -159,6 +159,18 @@ def test_dicom_objects_need_a_dicom_series(bundle, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_a_series_no_object_can_refer_to_is_refused_before_the_network_runs(keyword, bundle, tmp_path, capsys, monkeypatch):
+    datasets = Scan(np.full((6, 12, 10), 40, np.int16)).datasets()
+    for ds in datasets:
+        delattr(ds, keyword)
+    scan = write(datasets, tmp_path / "scan")
+    monkeypatch.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("the network ran"))
+    assert run("infer", scan, "-b", bundle, "-o", tmp_path / "out", "--device", "cpu", "--format", "nifti", "--format", "rtstruct") == 2
+    assert f"has no {keyword}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tilted_series_is_mended_on_request_and_its_objects_lie_on_the_tilted_slices(bundle, tmp_path, capsys):
     stored = np.full((16, 40, 40), -50, np.int16)
     stored[4:12, 10:30, 10:30] = 150

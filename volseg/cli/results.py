@@ -34,6 +34,9 @@ FORMATS = {
 DICOM_FORMATS = ("dicom-seg", "rtstruct", "dicom-sr")
 """Formats that refer to the slices of a DICOM series."""
 
+NEEDED_UIDS = {"study": "StudyInstanceUID (0020,000D)", "frame": "FrameOfReferenceUID (0020,0052)"}
+"""What anonymisers leave out and no DICOM result can do without, by key of :attr:`~volseg.io.dicom.files.header.SliceHeader.text`."""
+
 SEGMENTATION_KINDS = ("binary", "labelmap", "fractional")
 
 
@@ -92,8 +95,15 @@ def chosen_formats(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(formats)
 
 
-def check_source(job: Job, kind: str) -> None:
-    """Refuse a DICOM result for a scan that is no DICOM, before any work is done.
+def check_source(job: Job, kind: str, header: Any = None) -> None:
+    """Refuse a DICOM result for a scan it cannot refer to, before any work is done.
+
+    Parameters
+    ----------
+    job : Job
+        The scan and the formats.
+    kind, header
+        Of the scan's :class:`~volseg.io.volume.Source`.
 
     Raises
     ------
@@ -103,6 +113,10 @@ def check_source(job: Job, kind: str) -> None:
     wanted = next((name for name in job.formats if name in DICOM_FORMATS), None)
     if wanted and kind != "dicom":
         msg = f"{job.scan}: --format {wanted} refers to the slices of a DICOM series, and this scan is {kind}; give the DICOM series, or use --format nifti, nrrd or mha"
+        raise InputError(msg)
+    lacking = [tag for key, tag in NEEDED_UIDS.items() if header is not None and not all(s.text[key] for s in header.slices)]
+    if wanted and lacking:
+        msg = f"{job.scan}: has no {' and no '.join(lacking)}, which --format {wanted} must refer to; repair the headers (dcmtk's dcmodify), or use --format nifti, nrrd or mha"
         raise InputError(msg)
 
 

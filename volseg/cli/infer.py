@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from volseg.cli.options import Console, json_option, verbosity_options
 from volseg.cli.overlap import Behind, fits_beside, read_ahead
-from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, check_source, chosen_formats, output_folder, refuse_foreign, write_results
+from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, check_source, chosen_formats, import_writers, output_folder, refuse_foreign, write_results
 from volseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,12 +49,21 @@ DEFAULT_OUTPUT = Path("out")
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="auto: fp16 on CUDA, bf16 on CPUs that compute it, else fp32."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino", "monai"]),
+    default="auto",
+    show_default=True,
+    help="What runs the network. auto: PyTorch on a GPU; on a CPU OpenVINO where its converted network is cached or 16 windows pay for converting it, else PyTorch. "
+    "monai: the bundle's own pipeline.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Other weights for the bundle's network, e.g. RUN_DIR/model.pt.")
 @click.option("--overlap", type=float, metavar="F", help="Overlap of the sliding windows, 0 to below 1  [default: the bundle's own]")
 @click.option("--preview/--no-preview", default=True, show_default=True, help="Write a picture of three planes beside each label.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write an HTML page and a CSV of statistics for each scan.")
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT_DIR that volseg did not write.")
-@click.option("--dry-run", is_flag=True, help="Read the scans, print what would be done, and stop.")
+@click.option("--max-memory", metavar="SIZE", help="RAM the run may use, e.g. 4G or 3500M: smaller batches keep it, or the scan is refused with what it needs.")
+@click.option("--dry-run", is_flag=True, help="Read the scans, print what would be done, how long it would take and in how much memory, and stop.")
 @json_option
 @verbosity_options
 def infer(
@@ -66,11 +77,13 @@ def infer(
     suv: bool,
     device: str,
     precision: str,
+    engine: str,
     weights: Path | None,
     overlap: float | None,
     preview: bool,
     report: bool,
     overwrite: bool,
+    max_memory: str | None,
     dry_run: bool,
     json_output: bool,
     verbose: bool,
@@ -90,6 +103,7 @@ def infer(
       volseg infer scans/ -o results --format nrrd
       volseg infer scan.nii.gz -b bundles/ct_tumor --weights runs/ct_tumor/fold0/last.pt
       volseg infer scan.nii.gz --dry-run --json
+      volseg infer scans/ -o results --max-memory 4G
     """
     from volseg.io import discover, output_stems
 
@@ -98,15 +112,19 @@ def infer(
     wanted = chosen_formats(formats)
     jobs = [Job(scan, stem, output, wanted, preview, report, seg_type) for scan, stem in zip(found, output_stems(found), strict=True)]
     from volseg.bundle import find_bundle
+    from volseg.inference.memory import parse_bytes
 
     folder = find_bundle(bundle)
+    limit = None if max_memory is None else parse_bytes(max_memory)
     if not dry_run:
         refuse_foreign(jobs, overwrite=overwrite)
-    settings = _Settings(folder, device, precision, weights, overlap, series, fix_geometry, suv, probabilities="dicom-seg" in wanted and seg_type == "fractional")
+    settings = _Settings(
+        folder, device, precision, engine, weights, overlap, series, fix_geometry, suv, probabilities="dicom-seg" in wanted and seg_type == "fractional", max_memory=limit
+    )
     if dry_run:
         return _run(jobs, settings, console, _foretell, overlapped=False)
     with output_folder(output):
-        return _run(jobs, settings, console, _segment, overlapped=len(jobs) > 1)
+        return _run(jobs, settings, console, _segment, overlapped=len(jobs) > 1 and limit is None)
 
 
 @dataclass(frozen=True)
@@ -114,17 +132,23 @@ class _Settings:
     bundle: Path
     device: str
     precision: str
+    engine: str
     weights: Path | None
     overlap: float | None
     series: str | None
     fix_geometry: bool
     suv: bool
     probabilities: bool
+    max_memory: int | None
 
-    def segmenter(self) -> Segmenter:
+    def segmenter(self, *, preload: bool) -> Segmenter:
+        """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""
         from volseg.inference import Segmenter
 
-        return Segmenter(self.bundle, device=self.device, precision=self.precision, weights=self.weights, overlap=self.overlap)
+        segmenter = Segmenter(self.bundle, device=self.device, precision=self.precision, engine=self.engine, weights=self.weights, overlap=self.overlap, max_memory=self.max_memory)
+        if preload:
+            segmenter.preload()
+        return segmenter
 
 
 @dataclass(frozen=True)
@@ -162,12 +186,26 @@ def _run(jobs: list[Job], settings: _Settings, console: Console, work: Callable[
 
     results: list[dict[str, Any]] = []
     # Warning filters belong to the process: a library silenced in one thread must not speak because another thread restored them.
-    with quiet_libraries(), Behind(threaded=overlapped) as writer:
-        for scan in _each(jobs, settings, console, overlapped=overlapped):
+    with quiet_libraries(), ThreadPoolExecutor(1) as pool, Behind(threaded=overlapped) as writer:
+        opening = pool.submit(settings.segmenter, preload=work is _segment)
+        for scan in _each(jobs, settings, opening, console, overlapped=overlapped):
             writer.do(partial(_finish, scan.job, _compute(scan, work, console), results, alone=len(jobs) == 1))
             del scan
-    console.document({"results": results})
+    total = _total(results) if work is _foretell else {}
+    if total and len(jobs) > 1:
+        console.say(f"in all: {_told(total['total'])}")
+    console.document({"results": results, **total})
+    if work is _segment and opening.exception() is None:
+        _convert(opening.result(), console)
     return 2 if any("error" in result for result in results) else 0
+
+
+def _convert(segmenter: Segmenter, console: Console) -> None:
+    """Once the results are there: make the next run start and run faster."""
+    if segmenter.should_convert_later():
+        console.detail("converting the network to OpenVINO for the next run (VOLSEG_NO_CACHE=1 leaves that out)")
+        path = segmenter.convert_later()
+        console.detail(f"kept in {path.parent}" if path else "the network stays with PyTorch: OpenVINO cannot take it")
 
 
 def _compute(scan: _Scan | _Unusable, work: Callable[[_Scan, Console], Finish], console: Console) -> Finish:
@@ -195,8 +233,11 @@ def _finish(job: Job, finish: Finish, results: list[dict[str, Any]], *, alone: b
 
 
 def _segment(scan: _Scan, console: Console) -> Finish:
+    Thread(target=import_writers, args=(scan.job,), name="volseg-import").start()
     with _window_bar(console, scan.job) as progress:
         segmentation = scan.segmenter.segment(scan.volume, progress=progress, probabilities=scan.probabilities)
+    engine = segmentation.engine
+    console.detail(f"{scan.job.scan}: engine {engine['engine']}, {engine['precision']}, {engine['device_name']}" + (f" ({engine['reason']})" if "reason" in engine else ""))
     return partial(_write, scan, segmentation, console)
 
 
@@ -208,20 +249,43 @@ def _foretell(scan: _Scan, console: Console) -> Finish:
     console.say(f"{scan.job.scan}: {scan.volume.grid}")
     console.say(f"  network input {'x'.join(map(str, plan['network_shape']))} at {plan['network_spacing_mm']} mm, {plan['windows']} windows of {patch}")
     console.say(f"  {plan['device_name']}, {plan['precision']}; would write {', '.join(outputs)}")
+    note = "; the network was measured for it just now, which is kept for the next time" if plan["measured_now"] else ""
+    console.say(f"  forecast: {_told(plan['forecast'])}{note}")
     return lambda: {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
 
 
-def _each(jobs: list[Job], settings: _Settings, console: Console, *, overlapped: bool) -> Iterator[_Scan | _Unusable]:
-    """Read the scans one by one; the bundle is loaded once, after the first scan could be read, so that a wrong path is told at once."""
-    segmenter: Segmenter | None = None
+def _total(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all scans: windows and seconds in sum (None where one has none), and the highest of the peaks."""
+    told = [result["forecast"] for result in results if "forecast" in result]
+    if not told:
+        return {}
+    seconds = [one["seconds"] for one in told]
+    total = {
+        "scans": len(told),
+        "windows": sum(one["windows"] for one in told),
+        "repeated_windows": sum(one["repeated_windows"] for one in told),
+        "seconds": None if None in seconds else round(sum(seconds), 2),
+        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in told),
+    }
+    return {"total": total}
+
+
+def _told(forecast: dict[str, Any]) -> str:
+    from volseg.inference.memory import format_bytes
+
+    repeated = f" ({forecast['repeated_windows']} of them constant, which take no time)" if forecast["repeated_windows"] else ""
+    seconds = "seconds not known for this engine" if forecast["seconds"] is None else f"{forecast['seconds']:.1f} s"
+    return f"{forecast['windows']} windows{repeated}, {seconds}, {format_bytes(forecast['peak_memory_bytes'])} of memory at the peak"
+
+
+def _each(jobs: list[Job], settings: _Settings, opening: Future[Segmenter], console: Console, *, overlapped: bool) -> Iterator[_Scan | _Unusable]:
+    """Read the scans one by one; what is wrong with the bundle is told after the first scan could be read, so that a wrong path is told at once."""
     for found in read_ahead(jobs, partial(_read, settings=settings), lambda job: overlapped and fits_beside(job.scan)):
         if isinstance(found, _Unusable):
             yield found
             continue
         console.detail(f"{found.job.scan}: {found.volume}")
-        if segmenter is None:
-            segmenter = settings.segmenter()
-        yield _Scan(found.job, found.volume, segmenter, found.read_s, settings.probabilities)
+        yield _Scan(found.job, found.volume, opening.result(), found.read_s, settings.probabilities)
         del found
 
 

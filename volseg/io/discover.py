@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from volseg.errors import InputError
-from volseg.io.formats import IMAGE_SUFFIXES, format_of
+from volseg.io.formats import IMAGE_SUFFIXES, check_exists, format_of
 
 OUTPUT_ENDINGS = tuple("_seg" + suffix for suffix in IMAGE_SUFFIXES)
 """How volseg's own label files end; they are results, not scans."""
@@ -33,9 +33,7 @@ def discover(path: str | Path) -> list[Path]:
         If there is nothing at the path, a folder cannot be listed, or no scan is in it.
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        msg = f"{path}: no such file or folder; check the path"
-        raise InputError(msg)
+    check_exists(path)
     if not path.is_dir():
         return [path]
     found = list(_scans_under(path, set()))

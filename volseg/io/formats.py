@@ -57,3 +57,15 @@ def format_of(path: Path) -> str | None:
         return "mha"
     name = path.name.lower()
     return next((kind for suffix, kind in SUFFIX_FORMATS.items() if name.endswith(suffix)), None)
+
+
+def check_exists(path: Path) -> None:
+    """Raise InputError where there is nothing at ``path``, or its folders may not be looked into."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        msg = f"{path}: no such file or folder; check the path"
+        raise InputError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path}: cannot be looked at ({getattr(error, 'strerror', None) or error}); check the path and the permissions of its folders"
+        raise InputError(msg) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from volseg.errors import InputError
 from volseg.io.discover import discover
-from volseg.io.formats import IMAGE_SUFFIXES, format_of
+from volseg.io.formats import IMAGE_SUFFIXES, check_exists, format_of
 from volseg.io.volume import Volume
 
 
@@ -42,9 +42,7 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
         DICOM input without a usable series, or with several and none chosen.
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        msg = f"{path}: no such file or folder; check the path"
-        raise InputError(msg)
+    check_exists(path)
     kind = _kind_of_folder(path, series) if path.is_dir() else format_of(path)
     if kind == "dicom":
         from volseg.io.dicom import read_series

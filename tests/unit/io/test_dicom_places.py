@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import InputError
-from volseg.io.dicom import read_series
+from volseg.io import discover, load
+from volseg.io.dicom import find_series, read_series
 from volseg.io.dicom.files import archive
 
 
@@ -195,3 +198,29 @@ assert len(complete) == 5 and all(complete), complete
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("reader", [find_series, load, discover])
+def test_a_path_in_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Callable[[Path], object]) -> None:
+    """Tests may run as root, whom no permission stops."""
+    stat = Path.stat
+
+    def refused(self: Path, **options: bool) -> os.stat_result:
+        if self.name == "0001.dcm":
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(InputError, match=r"0001\.dcm: cannot be looked at \(Permission denied\); check the path and the permissions"):
+        reader(tmp_path / "0001.dcm")
+
+
+def test_a_slice_of_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(Scan(ramp()).datasets(), tmp_path / "s")
+
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match=r"s: the other slices of 0001\.dcm cannot be looked for \(Permission denied\)"):
+        read_series(folder / "0001.dcm")

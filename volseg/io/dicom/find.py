@@ -62,8 +62,8 @@ def find(path: Path, progress: Progress | None = None) -> Found:
     InputError
         If there is no such path, or no DICOM in it.
     """
-    one_file = is_slice_file(path)
     members = list_members(path)
+    one_file = is_slice_file(path)
     with warnings.catch_warnings():
         # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.
         warnings.simplefilter("ignore")
@@ -90,7 +90,12 @@ def _siblings(member: Member) -> list[Member]:
     headers = read_headers(member)
     if not headers or headers[0].error is not None or headers[0].frame is not None:
         return [member]
-    return [member, *(Member(p, None, p.stat().st_size) for p in sorted(member.path.parent.iterdir()) if p.is_file() and p != member.path)]
+    folder = member.path.parent
+    try:
+        return [member, *(Member(p, None, p.stat().st_size) for p in sorted(folder.iterdir()) if p.is_file() and p != member.path)]
+    except OSError as error:
+        msg = f"{folder}: the other slices of {member.short} cannot be looked for ({error.strerror or error}); check the folder's permissions"
+        raise InputError(msg) from error
 
 
 def _read_headers(members: list[Member], progress: Progress | None) -> tuple[list[SliceHeader], list[Member], dict[Member, str]]:

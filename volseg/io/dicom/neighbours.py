@@ -11,12 +11,10 @@ from volseg.errors import InputError
 from volseg.io.dicom.files.archive import Member
 from volseg.io.dicom.files.header import SliceHeader
 from volseg.io.dicom.series import Series
+from volseg.io.formats import PREAMBLE
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """What calls itself a slice; other names say nothing."""
-
-PREAMBLE = 132
-"""A DICOM file starts with 128 bytes, usually zeros, and ``DICM`` (PS3.10 7.1); a copy that was broken off may be empty, shorter, or zeros throughout."""
 
 VALID_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 """PS3.5 9.1; a series whose UID is none, beside others whose UIDs are, is what damage made of one of them."""
@@ -90,6 +88,7 @@ def _broken(member: Member, suffixes: set[str]) -> str | None:
         return "is empty (0 bytes); copy it again from its source"
     try:
         with member.open() as stream:
+            # Of a copy that was broken off, a file system keeps the length and zeros.
             zeros = not stream.read(PREAMBLE).strip(b"\0")
     except InputError as error:
         return str(error).removeprefix(f"{member}: ")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from volseg.errors import InputError
+from volseg.io.formats import check_exists
 
 MAX_ZIP_BYTES = 16 * 2**30
 """Largest unpacked size of a zip: a whole-body CT at 0.5 mm (4000 slices of 512x512 at 16 bit) is 2 GiB, so this leaves room for a study of several."""
@@ -101,9 +102,7 @@ def list_members(path: Path) -> list[Member]:
     InputError
         If there is nothing, or no file and no folder, at ``path``, or it is a zip that is damaged, encrypted, too large once unpacked, or names files outside itself.
     """
-    if not path.exists():
-        msg = f"{path}: no such file or folder; check the path"
-        raise InputError(msg)
+    check_exists(path)
     if path.is_dir():
         return _folder_members(path)
     if not path.is_file():

@@ -47,7 +47,7 @@ def foreground_box(image: npt.NDArray[np.float32], arguments: Mapping[str, Any])
     -----
     Source: ``monai.transforms.CropForeground.compute_bounding_box`` and ``generate_spatial_bounding_box``.
     """
-    inside = (image > 0).any(axis=0)
+    inside: npt.NDArray[np.bool_] = np.any(image > 0, axis=0)
     margin, divisor = _three(arguments.get("margin", 0)), _three(arguments.get("k_divisible", 1))
     starts, stops = [], []
     for axis, (wide, k) in enumerate(zip(margin, divisor, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -18,6 +18,7 @@ from volseg.inference.executors import Executor
 from volseg.inference.intensity import apply_intensity
 from volseg.inference.plan import InferencePlan, IntensityStep
 from volseg.inference.streaming import Axis, Restorer, match_monai, resample, stream
+from volseg.inference.streaming.probabilities import ProbabilityRestorer, Sink
 from volseg.inference.streaming.resample import Spacing
 from volseg.inference.streaming.sliding import Progress, Tally, slab_axis
 from volseg.io import Volume
@@ -100,7 +101,15 @@ def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
 
 
 def run(
-    plan: InferencePlan, volume: Volume, executor: Executor, *, classes: int, progress: Progress | None = None, on_prepared: Callable[[NetworkInput], None] | None = None
+    plan: InferencePlan,
+    volume: Volume,
+    executor: Executor,
+    *,
+    classes: int,
+    progress: Progress | None = None,
+    on_prepared: Callable[[NetworkInput], None] | None = None,
+    probabilities: Mapping[int, npt.NDArray[Any]] | None = None,
+    spill: bool = False,
 ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], NetworkInput, dict[str, float], Tally]:
     """Segment a scan.
 
@@ -118,6 +127,11 @@ def run(
         Called with (windows done, windows in all).
     on_prepared : callable, optional
         Called with what the network will see, before it runs; its time is the stage ``forecast``.
+    probabilities : mapping of int to ndarray, optional
+        By channel of the scores, arrays (i, j, k) of zeros on the scan's grid that are filled with what is interpolated before the decision: 0 to 1, or 0 to 255
+        in uint8. They may be files mapped into memory (:func:`~volseg.inference.probability_files.probability_files`). What a crop to the foreground left out stays 0.
+    spill : bool
+        Keep the scores in a temporary file, for when they do not fit in memory.
 
     Returns
     -------
@@ -146,13 +160,16 @@ def run(
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
     parts = _restored_parts(plan, prepared)
     restorer = Restorer(target[tuple(part for part, _ in parts)], [place for _, place in parts], axis, plan.decision, threads())
+    shares = ProbabilityRestorer(_fill(probabilities, plan, volume, parts, axis), [place for _, place in parts], axis, plan.decision) if probabilities else None
     try:
-        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=threads()):
+        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=threads(), spill=spill):
             if not slab.finite:
                 msg = "the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
                 raise BundleError(msg)
             began = times.add("network", began)
             restorer.add(slab.start, slab.scores)
+            if shares is not None:
+                shares.add(slab.start, slab.scores)
             began = times.add("restore", began)
     finally:
         restorer.close()
@@ -176,6 +193,19 @@ def _restored_parts(plan: InferencePlan, prepared: NetworkInput) -> list[tuple[s
         back = kind(spacing.grid.shape[n], taken[1] - taken[0], 1 / spacing.steps[n], -spacing.shifts[n] / spacing.steps[n])
         parts.append(restored_part(back, taken, whole[n], (after.start[n], after.stop[n])))
     return parts
+
+
+def _fill(wanted: Mapping[int, npt.NDArray[Any]], plan: InferencePlan, volume: Volume, parts: Sequence[tuple[slice, Axis]], axis: int) -> Sink:
+    """What writes planes of probabilities to their places in the caller's arrays."""
+    region = tuple(part for part, _ in parts)
+    placed = {number: array if plan.orientation is None else reorient(array, volume.grid, plan.orientation)[0] for number, array in wanted.items()}
+    targets = {number: np.moveaxis(array[region], axis, 0) for number, array in placed.items()}
+
+    def sink(o: int, planes: Floats) -> None:
+        for number, target in targets.items():
+            target[o] = np.rint(planes[number] * 255) if target.dtype == np.uint8 else planes[number]
+
+    return sink
 
 
 def _apply(image: Floats, steps: Iterable[IntensityStep]) -> tuple[Floats, Box | None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor as Pool
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ Floats = npt.NDArray[np.float32]
 
 CHUNK = 1 << 16
 """Voxels (of 4 bytes) worked on at a time: window, weights and sums of a chunk stay in a core's second-level cache."""
+
+
+SPILLED_CLASSES, SPILLED_PLANES = 4, 8
+"""Classes added to, and planes handed out, before a spilled ring gives its pages back."""
 
 
 class Ring:
@@ -56,7 +61,9 @@ class Ring:
         try:
             if spill:
                 self.file = _spill_file(4 * classes * prod(shape))
-                self.scores: Floats = np.frombuffer(self.file, dtype=np.float32).reshape(classes, *shape)
+                # Planes of the slab axis are stretches of the file, so that handing out a few touches few pages.
+                others = [length for n, length in enumerate(shape) if n != axis]
+                self.scores: Floats = np.moveaxis(np.frombuffer(self.file, dtype=np.float32).reshape(classes, self.depth, *others), 1, axis + 1)
             else:
                 self.scores = np.zeros((classes, *shape), dtype=np.float32)
         except (MemoryError, OSError) as error:
@@ -74,12 +81,10 @@ class Ring:
         window : ndarray, float32, (classes, x, y, z)
             Not kept.
         """
-        tasks = []
         for ring, part in self._parts(place):
             self.count[ring] += self.weights[part]
-            tasks += [(score[part], total[ring], part) for score, total in zip(window, self.scores, strict=True)]
-        list(self.pool.map(lambda task: self._accumulate(*task), tasks))
-        self._release_pages()
+            weights = None if self.constant_weights else self.weights[part]
+            self._each(lambda n, ring=ring, part=part, weights=weights: _accumulate(window[n][part], self.scores[n][ring], weights))  # type: ignore[misc]
 
     def take(self, start: int, end: int) -> Iterator[tuple[int, Floats, bool]]:
         """Divide by the weights and hand out what is finished, then empty it.
@@ -101,14 +106,13 @@ class Ring:
         position = start
         while position < end:
             offset = position % self.depth
-            length = min(end - position, self.depth - offset)
+            length = min(end - position, self.depth - offset, self.depth if self.file is None else SPILLED_PLANES)
             place = self._along(slice(offset, offset + length))
             count = self.count[place]
-            finite = all(self.pool.map(lambda total, count=count, place=place: _divide(total[place], count), self.scores))  # type: ignore[misc]
+            finite = all(self._each(lambda n, count=count, place=place: _divide(self.scores[n][place], count)))  # type: ignore[misc]
             yield position, np.moveaxis(self.scores[(slice(None), *place)], self.axis + 1, 1), finite
-            list(self.pool.map(lambda total, place=place: total[place].fill(0), self.scores))  # type: ignore[misc]
+            self._each(lambda n, place=place: self.scores[n][place].fill(0))  # type: ignore[misc]
             count.fill(0)
-            self._release_pages()
             position += length
 
     def close(self) -> None:
@@ -129,21 +133,29 @@ class Ring:
                 whole[self.axis] = slice(at, at + last - first)
                 yield tuple(whole), self._along(slice(first, last))
 
-    def _accumulate(self, score: Floats, total: Floats, part: tuple[slice, ...]) -> None:
-        if self.constant_weights:
-            total += score
-            return
-        weights = self.weights[part]
-        rows = max(1, CHUNK // max(1, score[0].size))
-        product = np.empty((rows, *score.shape[1:]), dtype=np.float32)
-        for at in range(0, len(score), rows):
-            piece = total[at : at + rows]
-            piece += np.multiply(score[at : at + rows], weights[at : at + rows], out=product[: len(piece)])
+    def _each(self, work: Callable[[int], Any]) -> list[Any]:
+        """Do something for every class, several at the same time."""
+        classes = range(len(self.scores))
+        if self.file is None:
+            return list(self.pool.map(work, classes))
+        results: list[Any] = []
+        for first in classes[::SPILLED_CLASSES]:
+            results += self.pool.map(work, classes[first : first + SPILLED_CLASSES])
+            if hasattr(mmap, "MADV_DONTNEED"):
+                # Of a file mapped shared, the pages leave this process and stay with the system, which writes them out when it wants to.
+                self.file.madvise(mmap.MADV_DONTNEED)
+        return results
 
-    def _release_pages(self) -> None:
-        if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
-            # Of a file mapped shared, the pages leave this process and stay with the system, which writes them out when it wants to.
-            self.file.madvise(mmap.MADV_DONTNEED)
+
+def _accumulate(score: Floats, total: Floats, weights: Floats | None) -> None:
+    if weights is None:
+        total += score
+        return
+    rows = max(1, CHUNK // max(1, score[0].size))
+    product = np.empty((rows, *score.shape[1:]), dtype=np.float32)
+    for at in range(0, len(score), rows):
+        piece = total[at : at + rows]
+        piece += np.multiply(score[at : at + rows], weights[at : at + rows], out=product[: len(piece)])
 
 
 def _divide(total: Floats, count: Floats) -> bool:

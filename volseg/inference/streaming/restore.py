@@ -207,7 +207,8 @@ class Border:
         return best
 
     def _shares(self, number: int, weight: float) -> Floats:
-        return self.below[number] if self.change is None or weight == 0 else self.below[number] + np.float32(weight) * self.change[number]
+        shares: Floats = self.below[number]
+        return shares if self.change is None or weight == 0 else shares + np.float32(weight) * self.change[number]
 
 
 def _gather(scores: Floats, y: Indices, x: Indices) -> Floats:

@@ -297,7 +297,7 @@ def _read(job: Job, settings: _Settings) -> _Read | _Unusable:
     began = perf_counter()
     try:
         volume = load(job.scan, series=settings.series, fix_geometry=settings.fix_geometry, suv=settings.suv)
-        check_source(job, volume.source.kind)
+        check_source(job, volume.source.kind, volume.source.header if volume.source.kind == "dicom" else None)
     except InputError as error:
         return _Unusable(job, error)
     return _Read(job, volume, perf_counter() - began)

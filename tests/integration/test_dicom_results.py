@@ -281,3 +281,22 @@ def test_object_far_from_its_images_is_refused(labelled, tmp_path):
     shutil.copy(labelled.parent / "case1" / "seg.dcm", tmp_path / "far" / "away" / "seg.dcm")
     with pytest.raises(InputError, match="SeriesInstanceUID"):
         load_label(tmp_path / "far" / "away" / "seg.dcm")
+
+
+def test_two_readers_of_one_scan_keep_their_own_labels(tmp_path):
+    volume = volseg.load(series(tmp_path / "CT"))
+    drawn = [(volume.array > 60).astype(np.uint8), np.zeros(volume.grid.shape, np.uint8)]
+    drawn[1][20:24, 18:22, 5:8] = 1
+    for number, label in enumerate(drawn):
+        write_seg(label, volume, tmp_path / f"reader{number}.dcm", segments=describe_segments({1: "GTV"}), algorithm=ALGORITHM)
+    (tmp_path / "d.json").write_text(json.dumps({"training": [{"image": "CT", "label": f"reader{number}.dcm"} for number in (0, 1)]}))
+    converted = convert_dicom(read_datalist(tmp_path / "d.json").cases, tmp_path / "out")
+    assert converted[0].images == converted[1].images
+    for case, label in zip(converted, drawn, strict=True):
+        np.testing.assert_array_equal(load_label(case.label).array, label)
+
+
+def test_a_label_value_of_rois_is_a_number(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps({"training": [{"image": "CT", "label": "seg.dcm"}], "rois": {"GTV": True}}))
+    with pytest.raises(DatasetError, match="expected names and label values"):
+        read_datalist(tmp_path / "d.json")

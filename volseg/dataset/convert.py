@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, p
     cases : sequence of Case
         Those without DICOM are returned as they are.
     folder : Path
-        Where ``CASE_0000.nii.gz`` (one for each channel) and ``CASE_label.nii.gz`` go; made when needed.
+        Where ``CASE_0000.nii.gz`` (one for each channel) and ``CASE_label.nii.gz`` go; made when needed. Further labels of the same image (other readers') are
+        ``CASE_label_2.nii.gz`` and so on.
     reuse : bool
         Keep files that are there already (a resumed training).
     progress : callable, optional
@@ -38,14 +40,19 @@ def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, p
         When a series or label object cannot be read, or does not fit its image; every such case is named.
     """
     concerned = [case for case in cases if any(_is_dicom(image) for image in case.images) or _is_dicom(case.label)]
-    names = dict(zip((case.images[0] for case in concerned), output_stems([case.images[0] for case in concerned]), strict=True)) if concerned else {}
+    scans = list(dict.fromkeys(case.images[0].resolve() for case in concerned))
+    names = dict(zip(scans, output_stems(scans), strict=True))
+    seen: Counter[Path] = Counter()
     converted: dict[int, Case] = {}
     problems: list[str] = []
     for case in concerned:
         if progress is not None:
             progress(f"converting {case.images[0]}")
+        scan = case.images[0].resolve()
+        seen[scan] += 1
+        ending = "_label" if seen[scan] == 1 else f"_label_{seen[scan]}"
         try:
-            converted[id(case)] = _convert(case, folder / names[case.images[0]], reuse=reuse)
+            converted[id(case)] = _convert(case, folder / names[scan], ending, reuse=reuse)
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -54,7 +61,7 @@ def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, p
     return [converted.get(id(case), case) for case in cases]
 
 
-def _convert(case: Case, stem: Path, *, reuse: bool) -> Case:
+def _convert(case: Case, stem: Path, ending: str, *, reuse: bool) -> Case:
     first: Volume | None = None
     images = []
     for channel, image in enumerate(case.images):
@@ -70,7 +77,7 @@ def _convert(case: Case, stem: Path, *, reuse: bool) -> Case:
         save_volume(volume.array, volume.grid, target)
     if not _is_dicom(case.label):
         return replace(case, images=tuple(images))
-    label = stem.with_name(f"{stem.name}_label.nii.gz")
+    label = stem.with_name(f"{stem.name}{ending}.nii.gz")
     if not (reuse and label.exists()):
         scan = first if first is not None else (load(case.images[0]) if _is_dicom(case.images[0]) else None)
         found = load_label(case.label, scan=scan, rois=case.rois)

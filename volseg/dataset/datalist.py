@@ -131,7 +131,7 @@ def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
         msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number"
         raise DatasetError(msg)
     rois = item.get("rois", rois)
-    if rois is not None and not (isinstance(rois, dict) and rois and all(isinstance(value, int) and value >= 1 for value in rois.values())):
+    if rois is not None and not (isinstance(rois, dict) and rois and all(type(value) is int and value >= 1 for value in rois.values())):
         msg = f'{path}: training item {number} has rois {rois!r}; expected names and label values, e.g. {{"GTV": 1}}'
         raise DatasetError(msg)
     base = path.resolve().parent

@@ -60,17 +60,12 @@ def test_json_holds_stages_whole_processes_and_the_floor(capsys, bundle, scan, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_engine_that_cannot_run_is_told_and_the_others_are_measured(capsys, bundle, scan):
-    code, out, err = run(capsys, bundle, scan, "--engine", "torch", "--engine", "no-such-engine", "--rounds", "1")
+def test_without_a_scan_a_synthetic_one_is_drawn_and_an_engine_that_cannot_run_is_told(capsys, bundle):
+    code, out, err = run(capsys, bundle, "--size", 24, 24, 24, "--engine", "torch", "--engine", "no-such-engine", "--rounds", "1")
     assert code == 0
+    assert "on synthetic CT 24x24x24, 1 rounds" in out
     assert "whole process" in out and "peak memory, MB" in out and "GFLOP a window" in out
     assert "volseg: warning: engine no-such-engine was not measured: " in err
-
-
-def test_without_a_scan_a_synthetic_one_is_drawn(capsys, bundle):
-    code, out, _ = run(capsys, bundle, "--size", 24, 24, 24, "--engine", "torch", "--rounds", "1", "--json")
-    assert code == 0
-    assert json.loads(out)["scan"] == "synthetic CT 24x24x24"
 
 
 @pytest.mark.parametrize(

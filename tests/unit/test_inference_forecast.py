@@ -15,7 +15,7 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.engine import prepare
-from volseg.inference.forecast import Forecast, Workload, count_repeated, fit_batch, forecast, memory_model, workload
+from volseg.inference.forecast import Forecast, Workload, count_repeated, fit, forecast, memory_model, workload
 from volseg.inference.memory import PeakMeter, format_bytes, parse_bytes, resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow, stream
@@ -228,16 +228,18 @@ def test_memory_counts_what_is_given():
     assert sum(memory_model(WORK, 2, 0, 0).values()) > base
 
 
-def test_the_largest_batch_that_fits_is_taken():
-    def foretell(batch: int) -> Forecast:
-        return Forecast(1, 0, None, {"network": 10**9 * batch, "label": 10**8})
+def test_the_largest_batch_that_fits_is_taken_and_at_last_a_file():
+    def foretell(batch: int, spill: bool) -> Forecast:
+        return Forecast(1, 0, None, {"network": 10**9 * batch, "scores": 10**8 if spill else 10**9}, batch, spill)
 
-    assert fit_batch(10**10, 4, foretell, "scan") == 4
-    assert fit_batch(int(2.2e9), 4, foretell, "scan") == 2
-    assert fit_batch(int(1.2e9), 4, foretell, "scan") == 1
-    with pytest.raises(InputError, match=r"scan: --max-memory 1\.0 GB is too little: the run needs at least 1\.1 GB \(network 1\.0 GB, label 100 MB\); give --max-memory 1\.3G, "):
-        fit_batch(10**9, 4, foretell, "scan")
-    assert fit_batch(parse_bytes("1.3G"), 4, foretell, "scan") == 1
+    def way(limit: float) -> tuple[int, bool]:
+        told = fit(int(limit), 4, foretell, "scan")
+        return told.batch, told.spill
+
+    assert [way(limit) for limit in (5e9, 4.9e9, 3e9, 2.9e9, 2e9, 1.9e9, 1.1e9)] == [(4, False), (2, False), (2, False), (1, False), (1, False), (1, True), (1, True)]
+    with pytest.raises(InputError, match=r"scan: --max-memory 1\.0 GB is too little: the run needs at least 1\.1 GB \(network 1\.0 GB, scores 100 MB\); give --max-memory 1\.3G, "):
+        fit(10**9, 4, foretell, "scan")
+    assert way(parse_bytes("1.3G")) == (1, True)
 
 
 RUN = """
@@ -254,7 +256,7 @@ from volseg.inference.streaming import SlidingWindow
 from volseg.inference.streaming.restore import Decision
 from volseg.io.volume import Source, Volume
 from volseg.provenance import peak_memory_bytes
-classes, slices = int(sys.argv[1]), int(sys.argv[2])
+classes, slices, spill = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
 affine = np.diag([1.0, 1.0, 1.0, 1.0])
 array = np.empty((240, 240, slices), np.int16, order="F")
 for k in range(slices):
@@ -268,16 +270,16 @@ class Bands:
 network = Bands()
 resident = resident_bytes()
 known = calibrate(network, (1, 64, 64, 64))
-told = forecast(workload(plan, volume.grid, channels=1, classes=classes), known, batch=2, resident=resident)
-run(plan, volume, network, classes=classes)
+told = forecast(workload(plan, volume.grid, channels=1, classes=classes), known, batch=2, resident=resident, spill=spill)
+run(plan, volume, network, classes=classes, spill=spill)
 print(json.dumps({"told": told.peak_memory_bytes, "parts": told.memory_bytes, "seen": peak_memory_bytes(), "resident": resident}))
 """
 
 
-@pytest.mark.parametrize(("classes", "slices"), [(3, 160), (25, 160)])
-def test_peak_memory_is_what_was_foretold(classes, slices):
+@pytest.mark.parametrize(("classes", "slices", "spill"), [(3, 160, False), (25, 120, False), (25, 120, True)])
+def test_peak_memory_is_what_was_foretold(classes, slices, spill):
     """Whole process: what the engine took over the loaded scan is no more than foretold, and the forecast is no scare."""
-    done = subprocess.run([sys.executable, "-c", RUN, str(classes), str(slices)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", RUN, str(classes), str(slices), str(spill)], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     took, told = seen["seen"] - seen["resident"], seen["told"] - seen["resident"]
     assert took <= 1.05 * told

@@ -88,6 +88,21 @@ def test_a_limit_makes_the_batch_smaller_or_refuses():
         forecaster(Hungry(4)).forecast(LARGE, "scan", limit=resident_bytes() + 50_000_000)
 
 
+def test_many_classes_go_to_a_file_before_a_scan_is_refused():
+    many = Forecaster(PLAN, Hungry(1), FACTS, channels=1, classes=100)
+    plain = many.forecast(LARGE, "scan")
+    limit = resident_bytes() + (plain.peak_memory_bytes - plain.memory_bytes["scan and programs"]) * 4 // 5
+    told = many.forecast(LARGE, "scan", limit=limit)
+    assert not plain.spill and told.spill and told.peak_memory_bytes <= limit
+    assert many.forecast(LARGE, "scan", spill=True).memory_bytes["scores, windows and label"] == told.memory_bytes["scores, windows and label"]
+
+
+def test_a_cropped_image_is_foretold_by_its_own_size():
+    told = forecaster(Hungry(1)).forecast(LARGE, "scan", image=np.random.default_rng(0).random((1, 48, 48, 80), dtype=np.float32))
+    # Starts 0 16, 0 16, and 0 16 32 48.
+    assert told.windows == 2 * 2 * 4
+
+
 def test_a_run_teaches_the_next_forecast():
     mine = forecaster(Hungry(1))
     mine.forecast(LARGE, "scan")

@@ -47,9 +47,9 @@ class FastRunner:
         executor = self.network.executor(self._expected_windows(volume.grid))
         forecaster = self._forecaster(executor)
         name, known = str(volume.source.path), forecaster.calibrated
-        forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True)
+        spill = forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True).spill
         prepared = prepare(self.inference, volume)
-        told = forecaster.forecast(volume.grid, name, image=prepared.image, always=True)
+        told = forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, always=True)
         engine = self.network.describe(_name_of(executor))
         facts = {"network_input": [int(n) for n in prepared.image.shape], **self._facts(engine, prepared.grid)}
         return {**facts, "forecast": told.as_dict(), "measured_now": not known}
@@ -78,14 +78,13 @@ class FastRunner:
     def _run(self, volume: Volume, executor: Any, load_s: float, progress: WindowProgress | None) -> Outcome:
         forecaster, source = self._forecaster(executor), str(volume.source.path)
         told: list[Forecast] = []
-        if self.max_memory is not None:
-            forecaster.forecast(volume.grid, source, limit=self.max_memory)
+        spill = self.max_memory is not None and forecaster.forecast(volume.grid, source, limit=self.max_memory).spill
 
         def foretell(prepared: NetworkInput) -> None:
-            told.append(forecaster.forecast(volume.grid, source, image=prepared.image))
+            told.append(forecaster.forecast(volume.grid, source, image=prepared.image, spill=spill))
 
         try:
-            label, prepared, seconds, tally = run(self.inference, volume, executor, classes=self.classes, progress=progress, on_prepared=foretell)
+            label, prepared, seconds, tally = run(self.inference, volume, executor, classes=self.classes, progress=progress, on_prepared=foretell, spill=spill)
         except BundleError as error:
             msg = f"{self.network.weights}: {error}"
             raise BundleError(msg) from error

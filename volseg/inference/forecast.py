@@ -17,14 +17,13 @@ import numpy.typing as npt
 from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration
+from volseg.inference.device import usable_threads
 from volseg.inference.memory import format_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow, match_monai
+from volseg.inference.streaming.memory import FLOAT, engine_memory
 from volseg.inference.streaming.sliding import slab_axis
 from volseg.inference.windows import count_windows, padding, window_sizes, window_starts
-
-FLOAT = 4
-"""Bytes of a float32."""
 
 DEFAULT_SECONDS_PER_VOXEL = {"read": 5e-8, "preprocess": 2.5e-8, "restore": 7e-8, "write": 4e-8}
 """For each voxel of the scan, until a run on this machine has been measured: a gzipped 512x512x300 CT on two cores of a Xeon Platinum at 2 GHz, three classes."""
@@ -84,12 +83,18 @@ class Forecast:
         Seconds per stage; None without a calibration.
     memory_bytes : mapping of str to int
         What is in memory when most is.
+    batch : int
+        Windows at once.
+    spill : bool
+        Whether the scores are kept in a temporary file, which is slower but keeps a memory limit.
     """
 
     windows: int
     repeated: int
     stages_s: Mapping[str, float] | None
     memory_bytes: Mapping[str, int]
+    batch: int = 1
+    spill: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -110,6 +115,8 @@ class Forecast:
             "stages_s": None if self.stages_s is None else {stage: round(seconds, 3) for stage, seconds in self.stages_s.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
             "memory_bytes": dict(self.memory_bytes),
+            "batch": self.batch,
+            "spill": self.spill,
         }
 
 
@@ -171,7 +178,7 @@ def _one_value(part: npt.NDArray[np.float32]) -> bytes | None:
     return corner.tobytes() if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
 
 
-def memory_model(work: Workload, batch: int, network_bytes: int, resident: int) -> dict[str, int]:
+def memory_model(work: Workload, batch: int, network_bytes: int, resident: int, *, spill: bool = False) -> dict[str, int]:
     """What is in memory when most is, by part (bytes).
 
     Parameters
@@ -184,28 +191,17 @@ def memory_model(work: Workload, batch: int, network_bytes: int, resident: int) 
         From the calibration with this batch.
     resident : int
         Of the process once the scan is read and the network loaded, before any window.
+    spill : bool
+        Whether the scores are kept in a file.
     """
-    roi = window_sizes(work.network_shape, work.window.roi)
-    network_voxels, window_voxels = prod(work.network_shape), prod(roi)
-    base = {"scan and programs": resident, "label": work.voxels * (1 if work.classes <= 256 else 2), "network input": work.channels * network_voxels * FLOAT}
-    preparing = {**base, "scan in float32": work.voxels * FLOAT if work.float_scan else 0}
-    padded = prod(max(n, w) for n, w in zip(work.network_shape, roi, strict=True))
-    axis = slab_axis(work.network_shape, work.window.roi)
-    slab = prod(max(n, w) for number, (n, w) in enumerate(zip(work.network_shape, roi, strict=True)) if number != axis) * roi[axis]
-    running = {
-        **base,
-        "padding": work.channels * padded * FLOAT if padded > network_voxels else 0,
-        # Scores and their weights, and once more the part that is being restored.
-        "slab of scores": (2 * work.classes + 1) * slab * FLOAT,
-        # A batch in and out, the product with the weights, and the scores kept for constant windows.
-        "windows": (batch * (2 * work.channels + 2 * work.classes) + work.classes + 1) * window_voxels * FLOAT,
-        "network": network_bytes,
-    }
-    largest = max(preparing, running, key=lambda parts: sum(parts.values()))
-    return {name: amount for name, amount in largest.items() if amount}
+    sizes = {"channels": work.channels, "classes": work.classes, "batch": batch, "threads": usable_threads()}
+    engine = engine_memory(work.window, work.scan_shape, work.network_shape, **sizes, float_scan=work.float_scan, spill=spill)
+    image = work.channels * prod(work.network_shape) * FLOAT
+    parts = {"scan and programs": resident, "network input": image, "scores, windows and label": engine - image, "network": network_bytes}
+    return {name: amount for name, amount in parts.items() if amount}
 
 
-def forecast(work: Workload, calibration: Calibration | None, *, batch: int, resident: int, read_s: float | None = None) -> Forecast:
+def forecast(work: Workload, calibration: Calibration | None, *, batch: int, resident: int, spill: bool = False, read_s: float | None = None) -> Forecast:
     """Foretell a run.
 
     Parameters
@@ -218,22 +214,24 @@ def forecast(work: Workload, calibration: Calibration | None, *, batch: int, res
         Windows at once.
     resident : int
         Bytes in RAM before the run, scan included.
+    spill : bool
+        Whether the scores are kept in a file.
     read_s : float, optional
         Seconds the reading took, where it is over.
     """
-    memory = memory_model(work, batch, calibration.network_bytes if calibration else 0, resident)
+    memory = memory_model(work, batch, calibration.network_bytes if calibration else 0, resident, spill=spill)
     if calibration is None:
-        return Forecast(work.windows, work.repeated, None, memory)
+        return Forecast(work.windows, work.repeated, None, memory, batch, spill)
     rates = {**DEFAULT_SECONDS_PER_VOXEL, **calibration.seconds_per_voxel}
     stages = {stage: rate * work.voxels for stage, rate in rates.items()}
     stages["network"] = (work.windows - work.repeated) * calibration.seconds_per_window
     if read_s is not None:
         stages["read"] = read_s
-    return Forecast(work.windows, work.repeated, {stage: stages[stage] for stage in ("read", "preprocess", "network", "restore", "write")}, memory)
+    return Forecast(work.windows, work.repeated, {stage: stages[stage] for stage in ("read", "preprocess", "network", "restore", "write")}, memory, batch, spill)
 
 
-def fit_batch(limit: int, batch: int, foretell: Callable[[int], Forecast], name: str) -> int:
-    """The largest batch, halving from the executor's own, with which a run stays within a limit.
+def fit(limit: int, batch: int, foretell: Callable[[int, bool], Forecast], name: str) -> Forecast:
+    """The fastest way of running that stays within a limit: the executor's own batch, halves of it, and at last scores in a file.
 
     Parameters
     ----------
@@ -242,22 +240,21 @@ def fit_batch(limit: int, batch: int, foretell: Callable[[int], Forecast], name:
     batch : int
         Windows at once that the executor likes.
     foretell : callable
-        Batch -> forecast.
+        (batch, spill) -> forecast.
     name : str
         The scan, for the message.
 
     Raises
     ------
     InputError
-        When not even single windows fit; with the numbers and what would help.
+        When not even single windows with their scores in a file fit; with the numbers and what would help.
     """
-    while True:
-        told = foretell(batch)
+    ways = [(batch >> halvings, False) for halvings in range(batch.bit_length())]
+    for way in [*ways, (1, True)]:
+        told = foretell(*way)
         if told.peak_memory_bytes <= limit:
-            return batch
-        if batch == 1:
-            raise InputError(too_little(limit, told, name))
-        batch //= 2
+            return told
+    raise InputError(too_little(limit, told, name))
 
 
 def too_little(limit: int, told: Forecast, name: str) -> str:

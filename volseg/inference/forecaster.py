@@ -13,7 +13,7 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import ENOUGH_WINDOWS, Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.executors import Executor
-from volseg.inference.forecast import Forecast, count_repeated, fit_batch, forecast, too_little, workload
+from volseg.inference.forecast import Forecast, count_repeated, fit, forecast, too_little, workload
 from volseg.inference.memory import resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.windows import window_sizes
@@ -48,7 +48,15 @@ class Forecaster:
         self._settled = 0
 
     def forecast(
-        self, grid: Grid, name: str, *, image: npt.NDArray[np.float32] | None = None, limit: int | None = None, always: bool = False, read_s: float | None = None
+        self,
+        grid: Grid,
+        name: str,
+        *,
+        image: npt.NDArray[np.float32] | None = None,
+        limit: int | None = None,
+        spill: bool = False,
+        always: bool = False,
+        read_s: float | None = None,
     ) -> Forecast:
         """Foretell a run on a loaded scan, and make the executor's batch small enough for a limit.
 
@@ -62,6 +70,8 @@ class Forecaster:
             The prepared network input; constant windows are counted in it.
         limit : int, optional
             Bytes the process may use.
+        spill : bool
+            Without a limit: whether the scores are kept in a file.
         always : bool
             Measure the network where no calibration is stored, however few the windows.
         read_s : float, optional
@@ -78,18 +88,17 @@ class Forecaster:
             msg = f"{name}: its axes are not at right angles, so the engine's windows cannot be foretold; use --engine monai"
             raise InputError(msg)
         if image is not None:
-            work = replace(work, repeated=count_repeated(image, self.plan.window))
+            # A crop to the foreground leaves less than the whole resampled scan.
+            work = replace(work, network_shape=image.shape[1:], repeated=count_repeated(image, self.plan.window))
         measure = always or limit is not None or work.windows - work.repeated >= ENOUGH_WINDOWS
         size = window_sizes(work.network_shape, self.plan.window.roi)
         self._shape = (self.channels, size[0], size[1], size[2])
 
-        def foretell(batch: int) -> Forecast:
+        def foretell(batch: int, spilled: bool) -> Forecast:
             self.executor.batch = batch
-            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, read_s=read_s)
+            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s)
 
-        if limit is None:
-            return foretell(self.executor.batch)
-        return foretell(fit_batch(limit, self.executor.batch, foretell, name))
+        return foretell(self.executor.batch, spill) if limit is None else fit(limit, self.executor.batch, foretell, name)
 
     @property
     def calibrated(self) -> bool:

@@ -115,7 +115,10 @@ class Segmenter:
         notes = [*volume.warnings, *self._check(volume)]
         reason = self._why_stock(volume, probabilities=False)
         if self.fast is not None and not reason:
-            return {**self.fast.plan(volume), "warnings": notes}
+            try:
+                return {**self.fast.plan(volume), "warnings": notes}
+            except UnsupportedNetworkError as error:
+                self._reason = reason = str(error)
         told = self._stock_forecast(volume)
         found = self._stock_runner(reason).plan(volume)
         return {**found, "forecast": replace(told, windows=found["windows"]).as_dict(), "measured_now": False, "warnings": notes}

@@ -74,9 +74,10 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
 
     rng = np.random.default_rng(0)
     window = rng.random((1, channels, *roi), dtype=np.float32)
+    loaded = network()
     try:
-        model, expected, _alive = _traced(network(), window)
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        model, expected, _alive = _traced(loaded, window)
+    except Exception as error:  # OpenVINO's failures are plain Exceptions; PyTorch's tracer raises what the network's code does
         msg = f"it cannot be converted to OpenVINO ({' '.join(str(error).split())[:160]})"
         raise UnsupportedNetworkError(msg) from error
     folder = staging_folder() if keep else None

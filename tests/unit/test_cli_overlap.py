@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from volseg.bundle import find_bundle
 from volseg.cli import overlap
 from volseg.cli.main import main
 from volseg.cli.overlap import Behind, available_bytes, bytes_on_disk, fits_beside, read_ahead
+from volseg.cli.results import Job, import_writers
 from volseg.errors import InputError, WriteError
 from volseg.geometry import Grid
 from volseg.io import load, save_volume
@@ -197,9 +200,9 @@ class FakeRun:
         self.most = max(self.most, sum(one() is not None for one in self.alive))
         return volume
 
-    def segmenter(self) -> Any:
+    def segmenter(self, **_: object) -> Any:
         self.made += 1
-        return SimpleNamespace(segment=self.segment)
+        return SimpleNamespace(segment=self.segment, should_convert_later=lambda: False)
 
     def segment(self, volume: Any, **_: object) -> Any:
         self.note(f"compute {volume.source.path.name}")
@@ -207,7 +210,10 @@ class FakeRun:
             msg = f"{volume.source.path}: cannot be computed; leave it"
             raise InputError(msg)
         labels = [{"name": "tumor", "volume_ml": 1.0}]
-        return SimpleNamespace(report=lambda: {"input": volume.source.path.name, "timings_s": {}, "warnings": ["doubt"], "labels": labels, "outputs": ["x"]})
+        return SimpleNamespace(
+            engine={"engine": "fake", "precision": "fp32", "device_name": "none"},
+            report=lambda: {"input": volume.source.path.name, "timings_s": {}, "warnings": ["doubt"], "labels": labels, "outputs": ["x"]},
+        )
 
     def write(self, job: Any, *_: object) -> None:
         self.note(f"write {job.scan.name}")
@@ -307,3 +313,23 @@ def test_one_scan_needs_no_thread(fake: FakeRun, capsys: pytest.CaptureFixture[s
         patch.setattr("volseg.cli.infer.write_results", write)
         assert infer(capsys, scans(tmp_path / "in", 1), tmp_path / "out", "-q")[0] == 0
     assert names == [threading.main_thread().name]
+
+
+def test_what_writing_needs_is_imported_beside_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = Job(tmp_path / "a.nii", "a", tmp_path, ("nifti",))
+    asked: list[str] = []
+    monkeypatch.setattr("volseg.cli.results.import_module", asked.append)
+    import_writers(replace(job, preview=False, report=False))
+    assert not [name for name in asked if name.startswith(("matplotlib", "jinja2"))]
+    import_writers(job)
+    assert {"matplotlib.figure", "jinja2"} < set(asked)
+
+
+def test_a_missing_library_is_left_for_the_writing_to_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    import_writers(Job(tmp_path / "a.nii", "a", tmp_path, ("nifti",)))
+
+
+def test_a_memory_limit_turns_overlap_off(fake: FakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert infer(capsys, scans(tmp_path / "in", 3), tmp_path / "out", "-q", "--max-memory", "4G")[0] == 0
+    assert fake.events == [f"{what} s0{number}.nii" for number in range(3) for what in ("read", "compute", "write", "written")]

@@ -79,6 +79,18 @@ def _scale(image: Floats, *, minv: float | None = 0.0, maxv: float | None = 1.0,
     return image
 
 
+def _scale_percentiles(
+    image: Floats, *, lower: float, upper: float, b_min: float | None, b_max: float | None, clip: bool = False, relative: bool = False, channel_wise: bool = False
+) -> Floats:
+    """``ScaleIntensityRangePercentiles``."""
+    if relative and b_min is not None and b_max is not None:
+        b_min, b_max = b_min + (b_max - b_min) * lower / 100, b_min + (b_max - b_min) * upper / 100
+    for part in image if channel_wise else [image]:
+        a_min, a_max = (float(np.percentile(part, share)) for share in (lower, upper))
+        part[...] = _scale_range(part, a_min=a_min, a_max=a_max, b_min=b_min, b_max=b_max, clip=clip)
+    return image
+
+
 def _keep(image: Floats) -> Floats:
     """``CastToType`` to float32, which the image already is."""
     return image
@@ -88,5 +100,6 @@ KERNELS: dict[str, Callable[..., Floats]] = {
     "ScaleIntensityRange": _scale_range,
     "NormalizeIntensity": _normalise,
     "ScaleIntensity": _scale,
+    "ScaleIntensityRangePercentiles": _scale_percentiles,
     "CastToType": _keep,
 }

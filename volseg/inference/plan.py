@@ -194,6 +194,7 @@ INTENSITY: dict[str, tuple[str, ...]] = {
     "ScaleIntensityRanged": ("a_min", "a_max", "b_min", "b_max", "clip"),
     "NormalizeIntensityd": ("subtrahend", "divisor", "nonzero", "channel_wise"),
     "ScaleIntensityd": ("minv", "maxv", "factor", "channel_wise"),
+    "ScaleIntensityRangePercentilesd": ("lower", "upper", "b_min", "b_max", "clip", "relative", "channel_wise"),
     "CastToTyped": (),
 }
 """Recognised intensity transforms and the arguments they may have; another argument makes them unknown."""

@@ -300,3 +300,25 @@ def test_a_label_value_of_rois_is_a_number(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps({"training": [{"image": "CT", "label": "seg.dcm"}], "rois": {"GTV": True}}))
     with pytest.raises(DatasetError, match="expected names and label values"):
         read_datalist(tmp_path / "d.json")
+
+
+def test_predictions_named_after_dicom_folders_find_their_references_in_a_dataset(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    out.mkdir()
+    items = []
+    for number in (1, 2):
+        volume = volseg.load(series(data / f"P{number}" / "CT" / "image", seed=number))
+        label = (volume.array > 60).astype(np.uint8)
+        mask = data / f"P{number}" / "CT" / "mask"
+        mask.mkdir()
+        both = label.copy()
+        both[2:4, 2:4, 2:4] = 2
+        write_rtstruct(both, volume, mask / "RS.dcm", segments=describe_segments({1: "GTV", 2: "other"}), algorithm=ALGORITHM)
+        save_label(label, volume, out / f"P{number}_CT_image_seg.nii.gz")
+        # One label is named as a file, the other by its folder.
+        items.append({"image": f"P{number}/CT/image", "label": f"P{number}/CT/mask" + ("/RS.dcm" if number == 1 else "")})
+    (data / "dataset.json").write_text(json.dumps({"training": items, "labels": {"0": "background", "1": "GTV"}}))
+    assert run("evaluate", out, data, "--roi", "GTV=1", "-o", tmp_path / "e.json") == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert (report["n_cases"], report["mean_dice"]) == (2, 1.0)
+    assert len({case["case"] for case in report["cases"]}) == 2

@@ -7,14 +7,16 @@ The stem is the file name without its image suffix. A prediction's stem is tried
 3. also without nnU-Net's channel ending ``_0000``;
 4. the unique reference whose stem is the beginning of it, up to an underscore: ``STS_001_CT_seg`` belongs to ``STS_001``.
 
-A reference answers to its stem, to its stem without such an ending, and, in a Decathlon dataset, to the stems of its images. More than one candidate is an error, never a choice.
+A reference answers to its stem, to its stem without such an ending, and, in a Decathlon dataset, to the stems of its images; those of a DICOM folder may stand behind the names of
+the folders above it (``STS_001_CT_image`` for ``STS_001/CT/image``), as results of ``volseg infer`` do. More than one candidate is an error, never a choice.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from volseg.errors import DatasetError, InputError
@@ -200,7 +202,11 @@ def _short_names(reference: Reference) -> tuple[str, ...]:
 
 def _case_names(references: Sequence[Path]) -> dict[Path, str]:
     short = [strip_ending(image_stem(path)) for path in references]
-    return {path: name if short.count(name) == 1 else path.name for path, name in zip(references, short, strict=True)}
+    files = [path.name for path in references]
+    common = Path(os.path.commonpath([path.resolve().parent for path in references]))
+    return {
+        path: name if short.count(name) == 1 else path.name if files.count(path.name) == 1 else str(path.resolve().relative_to(common)) for path, name in zip(references, short, strict=True)
+    }
 
 
 def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
@@ -208,9 +214,16 @@ def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
         msg = f'{description}: an item of "training" names no label: {item!r}; expected {{"image": ..., "label": ...}}'
         raise DatasetError(msg)
     path = folder / item["label"]
-    if not path.is_file():
+    if not path.exists():
         msg = f"{description}: the listed label {item['label']} is not there; copy it into the dataset or take it off the list"
         raise DatasetError(msg)
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
-    return Reference(path, tuple(image_stem(image) for image in images))
+    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)))
+
+
+def _aliases(folder: Path, image: str) -> list[str]:
+    if not (folder / image).is_dir():
+        return [image_stem(image)]
+    parts = [part for part in PurePosixPath(image).parts if part not in (".", "..", "/")]
+    return ["_".join(parts[first:]) for first in range(len(parts))]

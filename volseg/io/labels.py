@@ -36,24 +36,25 @@ def label_object_kind(path: Path) -> str | None:
 
 
 def segment_names(path: Path) -> tuple[str, ...] | None:
-    """Names by which the segments or ROIs of a label object can be chosen; None for an image.
+    """Names by which the segments or ROIs of a label object can be chosen; None for an image. A folder stands for the one object in it.
 
     Raises
     ------
     InputError, GeometryError
         If the object cannot be read.
     """
-    kind = label_object_kind(path)
+    file = _object_in(path) if path.is_dir() else path
+    kind = label_object_kind(file) if file is not None else None
+    if file is None or kind is None:
+        return None
     if kind == "seg":
         from volseg.io.dicom.objects.seg import read_seg
 
-        segments = read_seg(path).segments
+        segments = read_seg(file).segments
         return (*(s.name for s in segments), *(str(s.number) for s in segments))
-    if kind == "rtstruct":
-        from volseg.io.dicom.objects.rtstruct import read_rtstruct
+    from volseg.io.dicom.objects.rtstruct import read_rtstruct
 
-        return tuple(roi.name for roi in read_rtstruct(path).rois)
-    return None
+    return tuple(roi.name for roi in read_rtstruct(file).rois)
 
 
 def load_label(path: str | Path, *, scan: Volume | None = None, rois: Mapping[str, int] | None = None, scans: Path | None = None) -> Volume:

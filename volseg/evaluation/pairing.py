@@ -203,10 +203,10 @@ def _short_names(reference: Reference) -> tuple[str, ...]:
 def _case_names(references: Sequence[Path]) -> dict[Path, str]:
     short = [strip_ending(image_stem(path)) for path in references]
     files = [path.name for path in references]
-    common = Path(os.path.commonpath([path.resolve().parent for path in references]))
-    return {
-        path: name if short.count(name) == 1 else path.name if files.count(path.name) == 1 else str(path.resolve().relative_to(common)) for path, name in zip(references, short, strict=True)
-    }
+    whole = [path.resolve() for path in references]
+    common = os.path.commonpath([path.parent for path in whole])
+    places = [str(path.relative_to(common)) for path in whole]
+    return {path: name if short.count(name) == 1 else file if files.count(file) == 1 else place for path, name, file, place in zip(references, short, files, places, strict=True)}
 
 
 def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:

@@ -211,8 +211,7 @@ class Network:
             self._found, self.from_cache = None, self._openvino is not None
 
     def _facts(self) -> dict[str, Any]:
-        assert self._sha256 is not None
-        return network_facts(self.bundle, self._sha256.result(), self.roi)
+        return network_facts(self.bundle, self.weights_sha256, self.roi)
 
     def _open(self, path: Path) -> OpenVINOExecutor:
         # Matrix units for bf16 are kept busy by two windows; without them one window has work enough for all cores.
@@ -229,8 +228,13 @@ class Network:
             return None
 
     def _converted(self) -> Path:
+        facts = self._facts()
+        # Another process may have made it meanwhile.
+        found = find_converted(facts) if self.may_cache else None
+        if found is not None:
+            return found
         with quiet_libraries():
-            path = convert(self._facts(), self._load, self.bundle.input_channels, self.roi, keep=self.may_cache)
+            path = convert(facts, self._load, self.bundle.input_channels, self.roi, keep=self.may_cache)
         if cache_folder() not in path.parents:
             atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
         return path

@@ -2,9 +2,10 @@
 
     python tests/bench/files.py [--slices 300] [--rounds 3] [--suffix .nii.gz|.nrrd|.mha]
 
-A noisy synthetic CT (int16) and a label of five classes (uint8), 512x512. Each library reads and writes them in a process of its own, in turn, several rounds. Prints medians of the
-seconds of the act itself (imports left out), of the processor's seconds, MB of voxels a second, and the peak of resident memory over that of a process that only imports, in volumes.
-volseg reads with the checksum verified, the SHA-256 taken and the values' range found; nibabel and SimpleITK do none of the last two. The files are in the page cache.
+A noisy synthetic CT (int16) and a label of five classes (uint8), 512x512. Each library reads and writes them in a process of its own, in turn, several rounds. Prints medians
+of the seconds of the act itself (imports left out), of the processor's seconds, MB of voxels a second, and how far the act raises the process's peak of resident memory, in volumes
+(a writer that stays below what reading took shows 0). volseg reads with the checksum verified, the SHA-256 taken and the values' range found; nibabel and SimpleITK do none of the
+last two. The files are in the page cache.
 """
 
 from __future__ import annotations

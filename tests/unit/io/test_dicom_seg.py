@@ -298,9 +298,12 @@ def test_slices_that_share_a_uid_are_refused(tmp_path: Path) -> None:
 
 
 def test_headers_highdicom_cannot_use_are_a_clear_error(tmp_path: Path) -> None:
-    datasets = Scan(ramp()).datasets()
-    datasets[3].StudyInstanceUID = "1.2.99"
-    volume = load(write(datasets, tmp_path / "scan"))
+    volume = load(write(Scan(ramp()).datasets(), tmp_path / "scan"))
+    # A series of two studies is refused when it is read, so the study changes after that.
+    file = sorted((tmp_path / "scan").iterdir())[3]
+    changed = pydicom.dcmread(file)
+    changed.StudyInstanceUID = "1.2.99"
+    changed.save_as(file)
     with pytest.raises(InputError, match=r"seg\.dcm: no DICOM-SEG can be made from the headers of .*same series"):
         write_seg(np.ones(volume.grid.shape, np.uint8), volume, tmp_path / "seg.dcm", segments=SEGMENTS, algorithm=ALGORITHM)
     assert [p.name for p in tmp_path.iterdir()] == ["scan"]

@@ -85,7 +85,7 @@ def calibrate(executor: Executor, shape: tuple[int, int, int, int]) -> Calibrati
         began = perf_counter()
         executor(windows)
         seconds = perf_counter() - began
-    return Calibration(seconds / executor.batch, memory.rise)
+    return Calibration(seconds / executor.batch, int(memory.rise * getattr(executor, "memory_margin", 1.0)))
 
 
 def machine_facts() -> dict[str, Any]:

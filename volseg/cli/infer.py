@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import click
 from volseg.cli.options import Console, json_option, verbosity_options
 from volseg.cli.overlap import Behind, fits_beside, read_ahead
 from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, check_source, chosen_formats, import_writers, output_folder, refuse_foreign, write_results
-from volseg.errors import InputError
+from volseg.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter
@@ -140,6 +140,16 @@ class _Settings:
     suv: bool
     probabilities: bool
     max_memory: int | None
+
+    @cached_property
+    def modality(self) -> str | None:
+        """What the bundle was made for; a bundle that cannot be read is told of when it is loaded."""
+        from volseg.bundle import read_bundle
+
+        try:
+            return read_bundle(self.bundle).modality
+        except BundleError:
+            return None
 
     def segmenter(self, *, preload: bool) -> Segmenter:
         """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""
@@ -296,7 +306,7 @@ def _read(job: Job, settings: _Settings) -> _Read | _Unusable:
 
     began = perf_counter()
     try:
-        volume = load(job.scan, series=settings.series, fix_geometry=settings.fix_geometry, suv=settings.suv)
+        volume = load(job.scan, series=settings.series, modality=settings.modality, fix_geometry=settings.fix_geometry, suv=settings.suv)
         check_source(job, volume.source.kind, volume.source.header if volume.source.kind == "dicom" else None)
     except InputError as error:
         return _Unusable(job, error)

@@ -10,7 +10,7 @@ from volseg.io.formats import IMAGE_SUFFIXES, check_exists, format_of
 from volseg.io.volume import Volume
 
 
-def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False, fix_geometry: bool = False, suv: bool = False) -> Volume:
+def load(path: str | Path, series: str | None = None, *, modality: str | None = None, fix_shear: bool = False, fix_geometry: bool = False, suv: bool = False) -> Volume:
     """Read one scan.
 
     Parameters
@@ -20,6 +20,8 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
         tell, else the suffix. A folder is read as DICOM, or as the one image file in it.
     series : str, optional
         SeriesInstanceUID to pick when DICOM input holds several volumes.
+    modality : str, optional
+        Preferred when DICOM input holds several volumes and none is named, e.g. ``"CT"``; the others are named in a warning.
     fix_shear : bool
         Resample a NIfTI, NRRD or MetaImage scan whose axes are not orthogonal (cosine above 1e-3) trilinearly to an orthogonal grid, instead of refusing it.
     fix_geometry : bool
@@ -47,7 +49,7 @@ def load(path: str | Path, series: str | None = None, *, fix_shear: bool = False
     if kind == "dicom":
         from volseg.io.dicom import read_series
 
-        return read_series(path, series, fix_geometry=fix_geometry, suv=suv)
+        return read_series(path, series, modality=modality, fix_geometry=fix_geometry, suv=suv)
     if kind == "folder":
         (path,) = discover(path)
         kind = format_of(path)

@@ -237,3 +237,20 @@ def test_slices_whose_values_mean_different_things(tmp_path: Path, change: dict[
         setattr(datasets[3], keyword, value)
     with pytest.raises(InputError, match=rf"0003\.dcm: {words}, so their values cannot be compared; repair the headers"):
         read_series(write(datasets, tmp_path, shuffle=None))
+
+
+def test_the_wanted_modality_goes_before_others_in_one_folder(tmp_path):
+    write(Scan(ramp()).datasets(), tmp_path / "study" / "ct")
+    write(Scan(ramp(slices=4), tags={"Modality": "PT"}).datasets(), tmp_path / "study" / "pet")
+    with pytest.raises(SeriesError, match="2 series that can be read"):
+        read_series(tmp_path / "study")
+    for name, slices in (("CT", 5), ("pet", 4)):
+        volume = read_series(tmp_path / "study", modality=name)
+        assert volume.array.shape[2] == slices
+        assert any("left out 1 series of other modalities" in warning for warning in volume.warnings)
+    # One of another modality alone is still read, and two of the wanted one are still a choice.
+    with pytest.raises(SeriesError, match="2 series that can be read"):
+        read_series(tmp_path / "study", modality="MR")
+    write(Scan(ramp()).datasets(), tmp_path / "study" / "second")
+    with pytest.raises(SeriesError, match="2 series that can be read"):
+        read_series(tmp_path / "study", modality="CT")

@@ -44,7 +44,9 @@ def find_series(path: str | os.PathLike[str], progress: Progress | None = None) 
     return list(find(Path(path), progress).series)
 
 
-def read_series(path: str | os.PathLike[str], series: str | None = None, *, fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None) -> Volume:
+def read_series(
+    path: str | os.PathLike[str], series: str | None = None, *, modality: str | None = None, fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None
+) -> Volume:
     """Read the one volume below a path, or the one named by ``series``.
 
     Parameters
@@ -53,6 +55,8 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, fix_
         As for :func:`find_series`.
     series : str, optional
         SeriesInstanceUID, or :attr:`Series.key` where one UID holds several stacks.
+    modality : str, optional
+        Preferred where several series can be read and none is named, e.g. ``"CT"``.
     fix_geometry : bool
         Resample a tilted or unevenly spaced series to an orthogonal, even grid (:mod:`~volseg.io.dicom.repair`) instead of refusing it. The volume then no longer lies on its
         slices; ``details["geometry_correction"]`` and a warning say what was done.
@@ -79,7 +83,7 @@ def read_series(path: str | os.PathLike[str], series: str | None = None, *, fix_
     path = Path(path)
     found = find(path)
     candidates = [replace(c, error=None) if fix_geometry and c.mendable else c for c in found.series]
-    chosen = _choose(path, candidates, series)
+    chosen = _choose(path, candidates, series, modality)
     unusable = [c for c in candidates if c.is_scan and c.problem and c.uid != chosen.uid] if series is None else []
     notes = (*found.notes, *(f"another series in the same place cannot be read: {c.problem}" for c in unusable))
     return read_found(path, chosen, notes=notes, fix_geometry=fix_geometry, suv=suv, progress=progress)
@@ -139,14 +143,14 @@ def _with_details(source: Source, **details: Any) -> Source:
     return replace(source, details={**source.details, **details})
 
 
-def _choose(path: Path, candidates: list[Series], series: str | None) -> Series:
+def _choose(path: Path, candidates: list[Series], series: str | None, modality: str | None) -> Series:
     if series is not None and not any(series in (c.key, c.uid) for c in candidates):
         msg = f"{path}: holds no series {series}; it holds: {'; '.join(map(str, candidates))}"
         raise SeriesError(msg)
     if series is None and is_slice_file(path):
         # The user named a file of it, which is a choice among the stacks of its UID.
         candidates = [replace(c, mixed=None) for c in candidates]
-    return choose_series(str(path), candidates, series)
+    return choose_series(str(path), candidates, series, modality)
 
 
 def _source(path: Path, series: Series) -> Source:

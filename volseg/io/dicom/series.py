@@ -240,7 +240,11 @@ def _remedy(finding: str) -> str:
     return f"{better}, or resample it to an orthogonal, even grid with --fix-geometry"
 
 
-def choose_series(where: str, candidates: list[Series], wanted: str | None) -> Series:
+DICOM_MODALITIES = {"MRI": "MR", "PET": "PT"}
+"""What people and bundles call a modality -> Modality (0008,0060)."""
+
+
+def choose_series(where: str, candidates: list[Series], wanted: str | None, modality: str | None = None) -> Series:
     """Pick the one volume, or list the choices.
 
     Parameters
@@ -251,6 +255,8 @@ def choose_series(where: str, candidates: list[Series], wanted: str | None) -> S
         From :func:`group_series`; at least one.
     wanted : str, optional
         A key or SeriesInstanceUID.
+    modality : str, optional
+        Preferred where several can be read, e.g. ``"CT"``.
 
     Raises
     ------
@@ -266,6 +272,10 @@ def choose_series(where: str, candidates: list[Series], wanted: str | None) -> S
     usable = [c for c in candidates if c.error is None and c.mixed is None]
     if len(usable) == 1:
         return usable[0]
+    if wanted is None and modality is not None:
+        usable = _of_modality(usable, DICOM_MODALITIES.get(modality.upper(), modality.upper()))
+        if len(usable) == 1:
+            return usable[0]
     originals = [c for c in usable if not c.is_derived]
     # A derived PET beside an original CT is another scan, not another view of it.
     if wanted is None and len(originals) == 1 and len({(c.modality, c.slices[0].text["study"]) for c in usable}) == 1:
@@ -283,6 +293,15 @@ def choose_series(where: str, candidates: list[Series], wanted: str | None) -> S
     listed = "; ".join(f"{c} - {_reason(c)}" for c in candidates)
     msg = f"{where}: none of its {len(candidates)} DICOM series can be read: {listed}"
     raise SeriesError(msg)
+
+
+def _of_modality(usable: list[Series], modality: str) -> list[Series]:
+    fitting = [c for c in usable if c.modality.upper() == modality]
+    others = [str(c) for c in usable if c.modality.upper() != modality]
+    if not fitting or not others:
+        return usable
+    note = f"chosen because it is {modality}; left out {len(others)} series of other modalities in the same place: {'; '.join(others)}"
+    return [replace(c, warnings=(*c.warnings, note)) for c in fitting]
 
 
 def _reason(series: Series) -> str:

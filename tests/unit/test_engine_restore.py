@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Spacing as MonaiSpacing
@@ -103,6 +103,7 @@ def test_flipped_label_maps_are_filled_in_place():
     assert (label[::-1, :, ::-1] == scores.argmax(axis=0)).all()
 
 
+@example((1, 2, 1), (1.0, 2.0, 1.0), (1.0, 1.5, 1.0), "bilinear", "C")
 @settings(max_examples=40, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 24)] * 3),

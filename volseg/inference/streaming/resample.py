@@ -66,8 +66,7 @@ class Axis:
     @property
     def is_identity(self) -> bool:
         """Whether every output sample is the input sample of its own index."""
-        n = len(self.low)
-        return n == self.source and not self.weight[:-1].any() and bool(np.array_equal(self.low + (self.weight > 0), np.arange(n)))
+        return len(self) == self.source and bool(np.array_equal(self.low + self.weight, np.arange(self.source)))
 
     def __len__(self) -> int:
         return len(self.low)

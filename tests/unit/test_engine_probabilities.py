@@ -117,7 +117,8 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from volseg.geometry import Grid
-from volseg.inference.engine import run, threads
+from volseg.inference.device import usable_threads
+from volseg.inference.engine import run
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow
 from volseg.inference.streaming.memory import engine_memory
@@ -139,7 +140,7 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before = peak()
 run(plan, volume, Network(), classes=classes, spill=spill)
-told = engine_memory(window, array.shape, (96, 96, 178), channels=1, classes=classes, batch=1, threads=threads(), spill=spill)
+told = engine_memory(window, array.shape, (96, 96, 178), channels=1, classes=classes, batch=1, threads=usable_threads(), spill=spill)
 print(peak() - before, told)
 """
 

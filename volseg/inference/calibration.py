@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from volseg.errors import VolsegError
+from volseg.inference.device import usable_threads
 from volseg.inference.executors import Executor
 from volseg.inference.executors.compiled import cache_folder
 from volseg.inference.memory import PeakMeter
@@ -90,8 +90,7 @@ def calibrate(executor: Executor, shape: tuple[int, int, int, int]) -> Calibrati
 
 def machine_facts() -> dict[str, Any]:
     """Processor, processors this process may use, and versions: where one differs, so do speeds. JSON-ready."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": processor_name(), "processors": processors, "versions": software_versions(MACHINE_PACKAGES)}
+    return {"processor": processor_name(), "processors": usable_threads(), "versions": software_versions(MACHINE_PACKAGES)}
 
 
 def processor_name() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from volseg.errors import BundleError
 from volseg.geometry import Grid, reorient
 from volseg.inference.cropping import STEP, Box, crop, foreground_box, restored_part
+from volseg.inference.device import usable_threads
 from volseg.inference.executors import Executor
 from volseg.inference.intensity import apply_intensity
 from volseg.inference.plan import InferencePlan, IntensityStep
@@ -94,7 +94,7 @@ def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
     assert spacing is not None
     kind = Axis.nearest if plan.interpolation == "nearest" else Axis.linear
     axes = [kind(n, m, step, shift) for n, m, step, shift in zip(placed.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
-    out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, threads())[None]
+    out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, usable_threads())[None]
     out, after = _apply(out, plan.after)
     grid = spacing.grid if after is None else spacing.grid.crop(after.start, after.stop)
     return NetworkInput(out, grid, oriented, spacing, before, after)
@@ -159,10 +159,10 @@ def run(
     target: Any = label if plan.orientation is None else reorient(label, volume.grid, plan.orientation)[0]
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
     parts = _restored_parts(plan, prepared)
-    restorer = Restorer(target[tuple(part for part, _ in parts)], [place for _, place in parts], axis, plan.decision, threads())
+    restorer = Restorer(target[tuple(part for part, _ in parts)], [place for _, place in parts], axis, plan.decision, usable_threads())
     shares = ProbabilityRestorer(_fill(probabilities, plan, volume, parts, axis), [place for _, place in parts], axis, plan.decision) if probabilities else None
     try:
-        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=threads(), spill=spill):
+        for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=usable_threads(), spill=spill):
             if not slab.finite:
                 msg = "the network's scores are not finite (NaN or infinite); the weights are damaged, or try --precision fp32"
                 raise BundleError(msg)
@@ -174,11 +174,6 @@ def run(
     finally:
         restorer.close()
     return label, prepared, times.seconds, tally
-
-
-def threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _restored_parts(plan: InferencePlan, prepared: NetworkInput) -> list[tuple[slice, Axis]]:

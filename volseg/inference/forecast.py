@@ -26,7 +26,7 @@ from volseg.inference.streaming.sliding import slab_axis
 from volseg.inference.windows import count_windows, padding, window_sizes, window_starts
 
 DEFAULT_SECONDS_PER_VOXEL = {"read": 5e-8, "preprocess": 2.5e-8, "restore": 7e-8, "write": 4e-8}
-"""For each voxel of the scan, until a run on this machine has been measured: a gzipped 512x512x300 CT on two cores of a Xeon Platinum at 2 GHz, three classes."""
+"""For each voxel of the scan, until a run on this machine has been learnt from: estimates of the order of magnitude for a gzipped CT on two cores, not measurements."""
 
 HEADROOM = 1.1
 """A limit that is told in an error message should work when it is given: this much over the forecast."""

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from volseg.bundle import Bundle, load_state, load_weights, read_state_dict
 from volseg.errors import BundleError, root_cause
+from volseg.inference.plan import POSTPROCESSING, PREPROCESSING
 
 if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
-
-PREPROCESSING = ("preprocessing", "pre_transforms")
-POSTPROCESSING = ("postprocessing", "post_transforms")
-"""Ids of the two transform chains, in the order MONAI Label looks for them."""
 
 FILE_TRANSFORMS = ("LoadImage", "LoadImaged", "SaveImage", "SaveImaged", "CopyItemsd", "DeleteItemsd")
 """Transforms volseg takes out: it reads and writes the files itself, and hands over nothing but the image."""

@@ -59,6 +59,7 @@ class UnrecognisedError(Exception):
 
 PREPROCESSING = ("preprocessing", "pre_transforms")
 POSTPROCESSING = ("postprocessing", "post_transforms")
+"""Ids of the two transform chains, in the order MONAI Label looks for them."""
 
 WITHOUT_EFFECT = frozenset({"LoadImaged", "EnsureChannelFirstd", "EnsureTyped", "SaveImaged", "CopyItemsd", "DeleteItemsd", "ToTensord"})
 """Transforms that change no value and no place of what volseg hands over: one channel-first float32 image."""

@@ -46,8 +46,8 @@ class TorchExecutor:
     notes : list of str
         What the user should know of the run, e.g. that the device ran out of memory.
     memory_margin : float
-        A run may take so many times the memory two windows were seen to take: torch's threads leave what they freed in different places. Seen: 120 to 220 MB in four runs of a
-        network whose calibration took 138 MB (DynUNet 8-16, windows of 64, two CPU cores).
+        A run may take so many times the memory two windows were seen to take: torch's threads leave what they freed in different places. Seen: whole
+        runs peaked 18 to 64 MB over a forecast in which the network's calibration stood for 138 MB (DynUNet 8-16, windows of 64, two CPU cores).
     """
 
     memory_margin = 1.6

@@ -67,8 +67,10 @@ def write_entry(entry: Path, facts: Mapping[str, Any], staged: Path) -> Path:
     old = entry.with_name(f".{entry.name}-{uuid4().hex}")
     try:
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        with suppress(FileNotFoundError):
-            entry.rename(old)
+        # Only a bad entry is moved away: a good one of another process must never be missing, not even for a moment.
+        if entry.exists() and read_entry(entry, facts) is None:
+            with suppress(FileNotFoundError):
+                entry.rename(old)
         staged.rename(entry)
     except OSError:
         if read_entry(entry, facts) is None:

@@ -180,8 +180,8 @@ class FakeRun:
         self.awaited: dict[str, str] = {}
         self.alive: list[weakref.ref[Any]] = []
         self.most = 0
-        monkeypatch.setattr("volseg.cli.infer._Settings.segmenter", self.segmenter)
-        monkeypatch.setattr("volseg.cli.infer.write_results", self.write)
+        monkeypatch.setattr("volseg.cli.infer_inputs.Settings.segmenter", self.segmenter)
+        monkeypatch.setattr("volseg.cli.infer_segment.write_results", self.write)
         monkeypatch.setattr("volseg.io.load", self.load)
 
     def note(self, event: str) -> None:
@@ -272,7 +272,7 @@ def test_three_scans_at_most_are_in_memory(fake: FakeRun, capsys: pytest.Capture
 
 
 def test_large_scans_are_not_read_ahead(fake: FakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volseg.cli.infer.fits_beside", lambda _: False)
+    monkeypatch.setattr("volseg.cli.infer_run.fits_beside", lambda _: False)
     assert infer(capsys, scans(tmp_path / "in", 3), tmp_path / "out", "-q")[0] == 0
     order = [event for event in fake.events if not event.startswith("writ")]
     assert order == [f"{what} s0{number}.nii" for number in range(3) for what in ("read", "compute")]
@@ -310,7 +310,7 @@ def test_one_scan_needs_no_thread(fake: FakeRun, capsys: pytest.CaptureFixture[s
         written(job, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("volseg.cli.infer.write_results", write)
+        patch.setattr("volseg.cli.infer_segment.write_results", write)
         assert infer(capsys, scans(tmp_path / "in", 1), tmp_path / "out", "-q")[0] == 0
     assert names == [threading.main_thread().name]
 

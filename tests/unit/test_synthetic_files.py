@@ -13,7 +13,8 @@ import SimpleITK as sitk
 
 from volseg.errors import GeometryError, InputError, OutputError, WriteError
 from volseg.geometry import LPS_TO_RAS, Grid
-from volseg.synthetic import SyntheticScan, make_ct, make_mr, staging, write_dataset, write_sample, write_series
+from volseg.io import staging
+from volseg.synthetic import SyntheticScan, make_ct, make_mr, write_dataset, write_sample, write_series
 
 SMALL = {"shape": (40, 36, 12), "spacing": (4.0, 4.5, 9.0)}
 

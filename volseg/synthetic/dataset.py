@@ -9,10 +9,10 @@ from typing import Any
 
 from volseg.errors import InputError
 from volseg.io import save_volume
+from volseg.io.staging import staged_folder
 from volseg.synthetic.extremity import make_ct
 from volseg.synthetic.head import make_mr
 from volseg.synthetic.scan import NOTE, SyntheticScan
-from volseg.synthetic.staging import staged_folder
 
 DATASET_SHAPE = (96, 80, 40)
 DATASET_SPACING = (1.5, 1.5, 3.5)

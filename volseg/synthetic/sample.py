@@ -8,9 +8,9 @@ from typing import Any
 
 from volseg import __version__
 from volseg.io import save_volume
+from volseg.io.staging import staged_folder
 from volseg.synthetic.scan import NOTE, SyntheticScan
 from volseg.synthetic.scanner import write_series
-from volseg.synthetic.staging import staged_folder
 
 DOCUMENT = "sample.json"
 

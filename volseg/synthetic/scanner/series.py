@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
+from volseg.io.staging import staged_folder
 from volseg.synthetic.scan import SyntheticScan
 from volseg.synthetic.scanner.modules import CLASSES, Identity, add_ct, add_mr, add_patient_and_study, add_pet, add_pixel_format, add_pixels, add_plane, new_dataset
 from volseg.synthetic.scanner.pixels import Stored, echo, store
 from volseg.synthetic.scanner.planes import Field3D, Planes, laid_down, seen_on, slice_planes
 from volseg.synthetic.scanner.settings import ScannerSettings
-from volseg.synthetic.staging import staged_folder
 
 ECHO_TIME_MS = 2.98
 """Echo time of a series without a choice of its own."""

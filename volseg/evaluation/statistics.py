@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
-from volseg.evaluation.extent import Box, labelled_box
+from volseg.evaluation.extent import Box, label_boxes
 from volseg.evaluation.intensity import describe_values, intensity_unit, values_inside
 from volseg.evaluation.label_record import LabelStatistics
 from volseg.evaluation.lesions import Point, as_point, bounding_box, find_lesions
@@ -59,7 +59,7 @@ def label_statistics(label: npt.NDArray[np.generic], volume: Volume, names: Mapp
         msg = f"connectivity must be 6, 18 or 26 neighbours, got {connectivity}"
         raise InputError(msg)
     counts = count_labels(label)
-    boxes = _find_boxes(label)
+    boxes = label_boxes(label)
     unit = intensity_unit(volume)
     values = sorted({int(value) for value in np.flatnonzero(counts)} | set(names))
     statistics = []
@@ -70,25 +70,6 @@ def label_statistics(label: npt.NDArray[np.generic], volume: Volume, names: Mapp
         box = boxes[value - 1] if value <= len(boxes) else None
         statistics.append(LabelStatistics(value, name, unit) if box is None else _measure(label[box] == value, volume, box, (value, name, unit), connectivity))
     return statistics
-
-
-def _find_boxes(label: npt.NDArray[np.generic]) -> list[Box | None]:
-    """Bounding box of label 1, 2, ... as slices; None for a value that does not occur."""
-    from scipy.ndimage import find_objects
-
-    around = labelled_box(label)
-    if around is None:
-        return []
-    numbers = label[around].view(np.uint8) if label.dtype.kind == "b" else label[around]
-    order = sorted(range(3), key=lambda axis: -abs(label.strides[axis]))
-    # scipy walks in C order; along the memory of a Fortran-ordered array that is five times as fast.
-    boxes = find_objects(numbers.transpose(order))
-    return [None if box is None else _shifted([box[order.index(axis)] for axis in range(3)], around) for box in boxes]
-
-
-def _shifted(box: Sequence[slice], around: Box) -> Box:
-    first, second, third = (slice(part.start + outer.start, part.stop + outer.start) for part, outer in zip(box, around, strict=True))
-    return first, second, third
 
 
 def _measure(mask: npt.NDArray[np.bool_], volume: Volume, box: Box, identity: tuple[int, str, str | None], connectivity: int) -> LabelStatistics:

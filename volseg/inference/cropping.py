@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import InputError
-from volseg.inference.streaming.resample import Axis
+from volseg.io.resample import Axis
 
 STEP = "CropForeground"
 """Name of the step in a plan, among the intensity steps, since it looks at their values."""

@@ -91,6 +91,14 @@ def _scale_percentiles(
     return image
 
 
+def _clip_percentiles(image: Floats, *, lower: float | None, upper: float | None, channel_wise: bool = False) -> Floats:
+    """``ClipIntensityPercentiles`` without ``sharpness_factor``: a hard clip, on the sides that have a percentile."""
+    for part in image if channel_wise else [image]:
+        limits = [None if share is None else float(np.percentile(part, share)) for share in (lower, upper)]
+        np.clip(part, *limits, out=part)
+    return image
+
+
 def _keep(image: Floats) -> Floats:
     """``CastToType`` to float32, which the image already is."""
     return image
@@ -101,5 +109,6 @@ KERNELS: dict[str, Callable[..., Floats]] = {
     "NormalizeIntensity": _normalise,
     "ScaleIntensity": _scale,
     "ScaleIntensityRangePercentiles": _scale_percentiles,
+    "ClipIntensityPercentiles": _clip_percentiles,
     "CastToType": _keep,
 }

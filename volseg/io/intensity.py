@@ -53,6 +53,22 @@ def rescaled(raw: npt.NDArray[Any], slope: float = 1.0, intercept: float = 0.0) 
     return values, tuple(notes)
 
 
+def lowest_finite(array: npt.NDArray[Any]) -> float | None:
+    """Smallest value that is neither NaN nor infinite; None when there is none."""
+    lowest = float(array.min())
+    if np.isfinite(lowest):
+        return lowest
+    values = array[np.isfinite(array)]
+    return float(values.min()) if values.size else None
+
+
+def finite(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """NaN and infinite voxels become the lowest finite value (0 where there is none), in a copy; the array itself where all are finite."""
+    if array.dtype.kind in "iub" or np.isfinite(array).all():
+        return array
+    return np.where(np.isfinite(array), array, array.dtype.type(lowest_finite(array) or 0))
+
+
 def _whole_number_range(raw: npt.NDArray[Any], slope: float, intercept: float) -> tuple[int, int] | None:
     """Least and greatest result when all results are whole numbers, else None; stops at the first slice with a fraction."""
     if raw.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():

@@ -10,7 +10,16 @@ from volseg.io.formats import IMAGE_SUFFIXES, check_exists, format_of
 from volseg.io.volume import Volume
 
 
-def load(path: str | Path, series: str | None = None, *, modality: str | None = None, fix_shear: bool = False, fix_geometry: bool = False, suv: bool = False) -> Volume:
+def load(
+    path: str | Path,
+    series: str | None = None,
+    *,
+    modality: str | None = None,
+    fix_shear: bool = False,
+    fix_geometry: bool = False,
+    suv: bool = False,
+    channels: int | None = 1,
+) -> Volume:
     """Read one scan.
 
     Parameters
@@ -28,6 +37,9 @@ def load(path: str | Path, series: str | None = None, *, modality: str | None = 
         The same, and also resample a DICOM series with a tilted gantry, uneven slice spacing or gaps of up to two slices to an orthogonal, even grid.
     suv : bool
         Turn a DICOM PET into body-weight SUV (g/ml).
+    channels : int, optional
+        Of the image that is wanted: a 4D NIfTI file of so many volumes is read as one image (``further`` of the result); None takes any number. Channels in files of their own are
+        put together by :func:`volseg.io.channels.load_channels`.
 
     Returns
     -------
@@ -37,7 +49,7 @@ def load(path: str | Path, series: str | None = None, *, modality: str | None = 
     Raises
     ------
     InputError
-        Missing, unreadable, truncated, of an unknown format, or not one real-valued 3D volume; or SUV is asked for and the headers do not allow it.
+        Missing, unreadable, truncated, of an unknown format, or not one real-valued 3D volume (or 4D image of ``channels``); or SUV is asked for and the headers do not allow it.
     GeometryError
         The voxels cannot be placed in space without guessing.
     SeriesError
@@ -63,7 +75,7 @@ def load(path: str | Path, series: str | None = None, *, modality: str | None = 
     if kind == "nifti":
         from volseg.io.nifti import read_nifti
 
-        return read_nifti(path, fix_shear=fix_shear)
+        return read_nifti(path, fix_shear=fix_shear, channels=channels)
     if kind is not None:
         from volseg.io.itk import read_itk
 

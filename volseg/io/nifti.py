@@ -11,7 +11,7 @@ The choice and both codes are recorded in ``Source.details``. When both forms ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ SYNTHETIC_MARK = b"volseg: synthetic"
 """How the description of volseg's own phantoms begins."""
 
 
-def read_nifti(path: Path, *, fix_shear: bool = False) -> Volume:
-    """Read one 3D NIfTI file completely, in a single pass.
+def read_nifti(path: Path, *, fix_shear: bool = False, channels: int | None = 1) -> Volume:
+    """Read one NIfTI file completely, in a single pass.
 
     Parameters
     ----------
@@ -59,29 +59,33 @@ def read_nifti(path: Path, *, fix_shear: bool = False) -> Volume:
         ``.nii`` or ``.nii.gz``; compression is recognised by content.
     fix_shear : bool
         Resample a sheared grid (cosine above 1e-3) to an orthogonal one instead of refusing it.
+    channels : int, optional
+        Volumes that a 4D file may hold; they become the channels of one image. None takes any number.
 
     Returns
     -------
     Volume
-        RAS+ mm; ``scl_slope``/``scl_inter`` applied; singleton trailing axes dropped; ``source.header`` is the nibabel header.
+        RAS+ mm; ``scl_slope``/``scl_inter`` applied; singleton trailing axes dropped; ``source.header`` is the nibabel header. Of a 4D file the first volume, with the others as
+        ``further``.
 
     Raises
     ------
     InputError
-        Not a NIfTI, truncated, damaged, not one real-valued 3D image.
+        Not a NIfTI, truncated, damaged, not one real-valued 3D image (or 4D image of so many channels).
     GeometryError
         The placement that counts is not finite, singular or sheared, or the header's unit is not mm.
     """
     with ByteStream(path) as stream:
         header = _read_header(stream)
-        shape = _volume_shape(header, path)
+        shape, count = _volume_shape(header, path, channels)
         dtype = _voxel_type(header, path)
         slope, intercept = _scaling(header, path)
         place = placement(header, shape, path)
         grid, notes = settle_shear(place.grid, path, fix_shear)
-        raw = _read_voxels(stream, header, shape, dtype)
+        raw = _read_voxels(stream, header, shape if count == 1 else (*shape, count), dtype)
         sha256, trailing = stream.finish()
-    array, more = rescaled(raw, slope, intercept)
+    scaled = [rescaled(raw if count == 1 else raw[..., number], slope, intercept) for number in range(count)]
+    more = tuple(note if count == 1 else f"volume {number}: {note}" for number, (_, found) in enumerate(scaled) for note in found)
     if trailing:
         more = (*more, f"{trailing} bytes or more follow the image that the header describes; they are ignored")
     details = {
@@ -95,7 +99,8 @@ def read_nifti(path: Path, *, fix_shear: bool = False) -> Volume:
     if SYNTHETIC_MARK in bytes(header["descrip"]):
         details["synthetic"] = True
     source = Source(path, "nifti", scan_stem(path), sha256=sha256, details=details, header=header)
-    return straightened(Volume(array, grid, source, place.warnings + notes + more))
+    first, *further = (straightened(Volume(array, grid, source, () if number else place.warnings + notes + more)) for number, (array, _) in enumerate(scaled))
+    return replace(first, further=tuple(replace(volume, warnings=()) for volume in further))
 
 
 def placement(header: Any, shape: tuple[int, int, int], path: Path) -> Placement:
@@ -157,7 +162,8 @@ def _read_header(stream: ByteStream) -> Any:
     return header
 
 
-def _volume_shape(header: Any, path: Path) -> tuple[int, int, int]:
+def _volume_shape(header: Any, path: Path, channels: int | None) -> tuple[tuple[int, int, int], int]:
+    """Sizes of the three spatial axes, and the number of volumes."""
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
         msg = f"{path}: the header claims {count} dimensions (dim[0]); NIfTI allows 1 to 7, so the header is damaged: export the file again"
@@ -168,13 +174,17 @@ def _volume_shape(header: Any, path: Path) -> tuple[int, int, int]:
         msg = f"{path}: the header claims a size of {text} voxels; every size must be at least 1, so the header is damaged: export the file again"
         raise InputError(msg)
     extra = prod(sizes[3:])
-    if extra > 1:
+    if extra > 1 and channels == 1:
         msg = f"{path}: holds {extra} volumes ({text}); a scan is one 3D volume, so split the file (e.g. nibabel.four_to_three) and give one of them"
+        raise InputError(msg)
+    if extra > 1 and (extra != sizes[3] or channels not in (None, extra)):
+        wanted = "on its fourth axis" if channels is None else f"{channels} volumes on its fourth axis, one for each channel"
+        msg = f"{path}: holds {extra} volumes ({text}), but an image of several channels has {wanted}; give the file the bundle was made for"
         raise InputError(msg)
     if len(sizes) < 3 or min(sizes[:3]) < 2:
         msg = f"{path}: is a 2D image ({text} voxels); a scan needs at least 2 voxels along each of three axes, so give the whole volume"
         raise InputError(msg)
-    return sizes[0], sizes[1], sizes[2]
+    return (sizes[0], sizes[1], sizes[2]), extra
 
 
 def _voxel_type(header: Any, path: Path) -> np.dtype[Any]:
@@ -204,7 +214,7 @@ def _scaling(header: Any, path: Path) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept))
 
 
-def _read_voxels(stream: ByteStream, header: Any, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _read_voxels(stream: ByteStream, header: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     claimed = prod(shape) * dtype.itemsize
     offset = float(header["vox_offset"])
     first = HEADER_SIZES[int(header["sizeof_hdr"])]

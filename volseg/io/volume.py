@@ -33,6 +33,8 @@ class Source:
         Modality (0008,0060), e.g. ``"CT"``, ``"MR"``, ``"PT"``, when known.
     details : mapping
         What the reader decided and found, e.g. the NIfTI form used and both codes, or the DICOM series description.
+    channel : str, optional
+        Name of the channel it is of an image of several, e.g. ``"PET"``.
     header : object, optional
         The nibabel header of a NIfTI input, so that outputs can repeat both forms and codes; the :class:`~volseg.io.dicom.Series` of a DICOM input, so that objects written for
         it can refer to its slices; None otherwise.
@@ -45,6 +47,7 @@ class Source:
     series_instance_uid: str | None = None
     modality: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    channel: str | None = None
     header: Any = field(default=None, repr=False, compare=False)
 
 
@@ -62,6 +65,8 @@ class Volume:
         Where the scan came from.
     warnings : tuple of str
         What a user should know about this scan, one line each.
+    further : tuple of Volume
+        Further channels of the image, in order, each on its own grid in the same frame; the network sees all of them on this volume's grid (:mod:`volseg.io.channels`).
 
     Raises
     ------
@@ -73,11 +78,18 @@ class Volume:
     grid: Grid
     source: Source
     warnings: tuple[str, ...] = ()
+    further: tuple[Volume, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:
             msg = f"{self.source.path}: the array's shape {self.array.shape} is not the grid's {self.grid.shape}; give an array of one value per voxel"
             raise GeometryError(msg)
 
+    @property
+    def channels(self) -> tuple[Volume, ...]:
+        """All channels of the image in order: this volume, then the further ones."""
+        return (self, *self.further)
+
     def __str__(self) -> str:
-        return f"{self.source.name} ({self.source.modality or self.source.kind}): {self.grid}, {self.array.dtype}"
+        own = f"{self.source.name} ({self.source.modality or self.source.kind}): {self.grid}, {self.array.dtype}"
+        return "; ".join([own, *map(str, self.further)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from volseg.io import Volume
 from volseg.io.text import check_output, write_text
 from volseg.report.case_pictures import draw_planes, draw_strips, make_scene
 from volseg.report.case_tables import LABEL_COLUMNS, LESION_COLUMNS, label_rows, lesion_rows, notes, provenance
+from volseg.report.page import render_page
 
 DEFAULT_NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 """Shown where the bundle states no intended use."""
@@ -69,12 +69,10 @@ def write_case_report(
         msg = f"{volume.source.path}: the label of shape {label.shape} does not fit the scan of {volume.grid.shape} voxels; give one on the scan's grid"
         raise GeometryError(msg)
     check_output(path)
-    return write_text(path, _render(_content(volume, label, report, statistics, label_names) | {"notice": intended_use or _notice(report)}))
+    return write_text(path, render_page("case.html", _content(volume, label, report, statistics, label_names) | {"notice": intended_use or _notice(report)}))
 
 
 def _content(volume: Volume, label: npt.NDArray[np.generic], report: Mapping[str, Any], statistics: Sequence[LabelStatistics], names: Mapping[int, str]) -> dict[str, Any]:
-    from volseg import __version__
-
     scene = make_scene(volume, label, names)
     lesions, unlisted = lesion_rows(statistics)
     strips = draw_strips(scene, statistics)
@@ -94,7 +92,6 @@ def _content(volume: Volume, label: npt.NDArray[np.generic], report: Mapping[str
         "lesions": lesions,
         "lesions_unlisted": unlisted,
         "provenance": provenance(report),
-        "version": __version__,
     }
 
 
@@ -110,12 +107,3 @@ def _summary(volume: Volume, report: Mapping[str, Any]) -> list[tuple[str, str]]
 
 def _notice(report: Mapping[str, Any]) -> str:
     return str(report.get("bundle", {}).get("intended_use") or DEFAULT_NOTICE)
-
-
-def _render(content: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    # Series descriptions, file names and label names come from outside: everything is escaped, and the page's own policy forbids scripts and requests besides.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("volseg.report").joinpath("templates/case.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(content)

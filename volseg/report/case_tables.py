@@ -54,7 +54,8 @@ def lesion_rows(statistics: Sequence[LabelStatistics]) -> tuple[list[TableRow], 
 
 def provenance(report: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     """What the result came from, in groups of name and value: the scan, the bundle, the run, the software. Entries the report does not have are left out; so are paths."""
-    groups = [("Scan", _scan_rows(report.get("input", {}))), ("Bundle", _bundle_rows(report.get("bundle", {}))), ("Run", _run_rows(report))]
+    scans = [(f"Channel {scan['channel']}" if "channel" in scan else "Scan", _scan_rows(scan)) for scan in _scans(report)]
+    groups = [*scans, ("Bundle", _bundle_rows(report.get("bundle", {}))), ("Run", _run_rows(report))]
     software = [(str(name), str(version)) for name, version in report.get("software", {}).items()]
     return [(title, rows) for title, rows in [*groups, ("Software", software)] if rows]
 
@@ -68,6 +69,12 @@ def _label_cells(label: LabelStatistics) -> tuple[str, ...]:
     spread = f"{_number(found.mean, unit)} ± {_number(found.sd, unit)}{_suffix(unit)}"
     span = f"{_number(found.percentile_5, unit)} to {_number(found.percentile_95, unit)}{_suffix(unit)}"
     return _volume(label.volume_ml), diameter, str(label.components), spread, _intensity(found.median, unit), span, centroid
+
+
+def _scans(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The inputs: one, or the channels of an image."""
+    given = report.get("input", {})
+    return list(given) if isinstance(given, list) else [given]
 
 
 def _scan_rows(scan: Mapping[str, Any]) -> Rows:
@@ -89,9 +96,10 @@ def _scan_rows(scan: Mapping[str, Any]) -> Rows:
 
 
 def _bundle_rows(bundle: Mapping[str, Any]) -> Rows:
-    weights = bundle.get("weights")
-    rows = [("Name", bundle.get("name")), ("Version", bundle.get("version")), ("Weights", PurePath(str(weights)).name if weights else None)]
-    return _present([*rows, ("Weights SHA-256", bundle.get("weights_sha256"))])
+    weights = bundle.get("weights") or []
+    names = ", ".join(PurePath(str(path)).name for path in ([weights] if isinstance(weights, str) else weights))
+    rows = [("Name", bundle.get("name")), ("Version", bundle.get("version")), ("Weights", names)]
+    return _present([*rows, ("Weights SHA-256", _sentence(bundle.get("weights_sha256")))])
 
 
 def _run_rows(report: Mapping[str, Any]) -> Rows:
@@ -149,7 +157,7 @@ def _point(point: Sequence[float]) -> str:
 def notes(report: Mapping[str, Any]) -> Iterator[str]:
     """What a reader must know before the numbers: the run's warnings, and that the geometry was changed where none of them says so (its parameters are under the provenance)."""
     warnings = [str(warning) for warning in report.get("warnings", ())]
-    correction = report.get("input", {}).get("details", {}).get("geometry_correction")
-    if correction and not any(str(finding) in warning for finding in correction.get("findings", ()) for warning in warnings):
+    corrections = [correction for scan in _scans(report) if (correction := scan.get("details", {}).get("geometry_correction"))]
+    if any(not any(str(finding) in warning for finding in correction.get("findings", ()) for warning in warnings) for correction in corrections):
         yield "The scan's geometry was corrected before segmentation; see the provenance below."
     yield from warnings

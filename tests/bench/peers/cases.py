@@ -17,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(REPOSITORY))
 
 from tests.bundle_factory import WINDOW_HU, copy_bundle, edit_config  # noqa: E402
+from volseg.geometry import Grid, reorient  # noqa: E402
+from volseg.inference.streaming import Axis, match_monai, resample  # noqa: E402
 from volseg.inference.windows import count_windows, window_starts  # noqa: E402
 
 
@@ -67,6 +69,16 @@ def write_phantom(path: Path, size: Size) -> npt.NDArray[np.int16]:
     -------
     ndarray, int16, (i, j, k)
     """
+    image, affine = make_phantom(size), affine_of(size)
+    out = nib.Nifti1Image(image, affine)
+    out.set_qform(affine, 1)
+    out.set_sform(affine, 1)
+    nib.save(out, path)
+    return image
+
+
+def make_phantom(size: Size) -> npt.NDArray[np.int16]:
+    """What :func:`write_phantom` writes."""
     rng = np.random.default_rng(0)
     x, y = (np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in size.shape[:2])
     x, y = (x * size.spacing[0])[:, None], (y * size.spacing[1])[None, :]
@@ -77,13 +89,14 @@ def write_phantom(path: Path, size: Size) -> npt.NDArray[np.int16]:
         # Neighbours correlate, as after a reconstruction kernel.
         noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) * np.float32(20 / 3**0.5)
         image[:, :, k] = np.clip(slab + noise, -1024, 3071)
-    affine = np.diag([-size.spacing[0], -size.spacing[1], size.spacing[2], 1.0])
-    affine[:3, 3] = [-x[0, 0], -y[0, 0], 0]
-    out = nib.Nifti1Image(image, affine)
-    out.set_qform(affine, 1)
-    out.set_sform(affine, 1)
-    nib.save(out, path)
     return image
+
+
+def affine_of(size: Size) -> npt.NDArray[np.float64]:
+    """Voxel to world (RAS+ mm) of a phantom: axes to the left, back and head, its middle at the scanner's."""
+    affine = np.diag([-size.spacing[0], -size.spacing[1], size.spacing[2], 1.0])
+    affine[:2, 3] = [(n - 1) / 2 * step for n, step in zip(size.shape[:2], size.spacing[:2], strict=True)]
+    return affine
 
 
 def _slice(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: float) -> npt.NDArray[np.float32]:
@@ -104,21 +117,20 @@ def _slice(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], z: float) -> 
 
 
 def constant_share(image: npt.NDArray[np.int16], size: Size, network: Network) -> tuple[int, float]:
-    """Windows of a scan, and the share of them in which every voxel lies at or below the intensity window's low end, so that the network sees one value.
+    """Windows of a scan, and the share of them in which the network sees one value: every voxel lies at or below the intensity window's low end.
 
-    Counted on the scan's own voxels; interpolation can bring a few HU across a window's border.
+    Counted on what the network gets: the scan turned to RAS, as the bundle's config turns it, and resampled by MONAI's rule. volseg computes one of them and repeats it for all
+    others, so that the repeated windows of a run are one fewer.
     """
-    shape = tuple(int(np.ceil(n * step / network.spacing)) for n, step in zip(size.shape, size.spacing, strict=True))
-    windows = count_windows(shape, [network.roi] * 3, [network.overlap] * 3)
-    starts = [window_starts(n, network.roi, network.overlap) for n in shape]
-    constant = 0
-    for i in starts[0]:
-        for j in starts[1]:
-            for k in starts[2]:
-                cut = tuple(
-                    slice(int(s * network.spacing / step), int(np.ceil((s + network.roi) * network.spacing / step))) for s, step in zip((i, j, k), size.spacing, strict=True)
-                )
-                constant += not (image[cut] > WINDOW_HU[0]).any()
+    oriented, grid = reorient(image, Grid(size.shape, affine_of(size)), "RAS")
+    spacing = match_monai(grid, [network.spacing] * 3)
+    assert spacing is not None
+    axes = [Axis.linear(n, m, step, shift) for n, m, step, shift in zip(grid.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
+    empty = (oriented if spacing.is_identity else resample(oriented, axes)) <= WINDOW_HU[0]
+    shape, roi = spacing.grid.shape, network.roi
+    windows = count_windows(shape, [roi] * 3, [network.overlap] * 3)
+    starts = [window_starts(n, roi, network.overlap) for n in shape]
+    constant = sum(bool(empty[i : i + roi, j : j + roi, k : k + roi].all()) for i in starts[0] for j in starts[1] for k in starts[2])
     return windows, constant / windows
 
 

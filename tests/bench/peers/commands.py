@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def warm_up(peer: str, case: Case, tools: Tools) -> None:
     tiny = case.folder / "tiny_0000.nii.gz"
     if not tiny.is_file():
         write_phantom(tiny, Size((32, 32, 16), (4.0, 4.0, 5.0)))
-    wanted = peer.replace("-auto", "-openvino") if "--engine" in tools.options else peer
+    wanted = peer.replace("-auto", "-openvino") if "--engine" in tools.options and util.find_spec("openvino") else peer
     run = prepare(wanted, case, tools, tiny)
     done = subprocess.run(run.command, env={**os.environ, **run.environment}, capture_output=True, text=True, check=False)
     if done.returncode:

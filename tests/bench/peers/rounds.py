@@ -13,15 +13,15 @@ from measure import CommandError, run_measured
 from report import GIB, say, summarise
 
 
-def run_case(case: Case, peers: list[str], tools: Tools, rounds: int) -> dict[str, Any]:
-    """All rounds of all peers; a peer that fails is told with its error and not run again."""
+def run_case(case: Case, peers: list[str], tools: Tools, rounds: int, *, warm: bool = False) -> dict[str, Any]:
+    """All rounds of all peers; a peer that fails is told with its error and not run again. ``warm`` says that volseg's cache has been filled already."""
     results: dict[str, Any] = {name: {"rounds": []} for name in peers}
     for number in range(rounds):
         for name in peers:
             if "error" in results[name]:
                 continue
             try:
-                if number == 0 and name.startswith("volseg-") and not name.endswith("-first"):
+                if number == 0 and not warm and name.startswith("volseg-") and not name.endswith("-first"):
                     warm_up(name, case, tools)
                 run = prepare(name, case, tools)
                 usage = run_measured(run.command, log=case.folder / f"{name}.log", environment=run.environment)
@@ -34,7 +34,7 @@ def run_case(case: Case, peers: list[str], tools: Tools, rounds: int) -> dict[st
             results[name]["label"] = str(run.label)
             if run.report:
                 results[name]["report"] = {
-                    key: value for key, value in json.loads(run.report.read_text()).items() if key in ("engine", "timings_s", "peak_memory_bytes", "warnings")
+                    key: value for key, value in json.loads(run.report.read_text()).items() if key in ("engine", "timings_s", "peak_memory_bytes", "forecast", "warnings")
                 }
     for result in results.values():
         if result["rounds"]:

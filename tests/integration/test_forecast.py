@@ -66,6 +66,12 @@ def test_a_dry_run_says_that_it_measured_and_only_once(capsys, bundle, scan):
     assert "of memory at the peak" in second and "measured" not in second
 
 
+def test_where_seconds_are_not_known_the_dry_run_says_why(capsys, bundle, scan, tmp_path):
+    code, out, err = infer(capsys, scan, "-b", bundle, "--engine", "monai", "--dry-run")
+    assert code == 0, err
+    assert "20 windows, seconds not known (the bundle's own pipeline in MONAI is not timed before it runs), " in out
+
+
 @pytest.mark.parametrize("engine", ["torch", "monai"])
 def test_the_record_holds_the_forecast_beside_what_happened(capsys, bundle, scan, tmp_path, engine):
     code, _, err = infer(capsys, scan, "-b", bundle, "-o", tmp_path / "out", "--engine", engine)
@@ -74,7 +80,7 @@ def test_the_record_holds_the_forecast_beside_what_happened(capsys, bundle, scan
     told = record["forecast"]
     assert told["windows"] == record["engine"]["windows"]
     assert told["repeated_windows"] == (record["engine"].get("repeated_windows") or 0)
-    assert (told["seconds"] is None) == (engine == "monai")
+    assert (told["seconds"] is None) == (engine == "monai") == (told["seconds_unknown"] is not None)
     assert told["peak_memory_bytes"] > 50e6 and record["peak_memory_bytes"] > 50e6
 
 

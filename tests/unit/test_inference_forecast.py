@@ -15,12 +15,13 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.engine import prepare
-from volseg.inference.forecast import Forecast, Workload, count_repeated, fit, forecast, memory_model, workload
+from volseg.inference.forecast import Forecast, fit, forecast, memory_model
 from volseg.inference.memory import PeakMeter, format_bytes, parse_bytes, resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow, stream
 from volseg.inference.streaming.restore import Decision
 from volseg.inference.streaming.sliding import Tally, slab_axis
+from volseg.inference.workload import Workload, count_repeated, expected_seconds, workload
 from volseg.io.volume import Source, Volume
 from volseg.provenance import peak_memory_bytes
 
@@ -96,7 +97,7 @@ def test_calibration_is_of_one_window_of_a_batch():
 
 def test_a_calibration_is_kept():
     assert load_calibration(FACTS) is None
-    kept = Calibration(0.5, 123, {"restore": 1e-8})
+    kept = Calibration(0.5, 123, {"restore": 1.5})
     store_calibration(FACTS, kept)
     assert load_calibration(FACTS) == kept
 
@@ -140,9 +141,10 @@ def test_the_machine_is_named():
 
 def test_a_run_sharpens_the_calibration():
     start = Calibration(9.0, 7, {"read": 1.0, "restore": 1.0})
-    after = start.after_run(100, {"network": 50.0, "restore": 20.0, "preprocess": 10.0, "load": 5.0}, 1000)
-    assert after == Calibration(0.5, 7, {"read": 1.0, "restore": 0.02, "preprocess": 0.01})
-    assert start.after_run(2, {"network": 50.0}, 1000).seconds_per_window == 9.0
+    expected = {"read": 5.0, "preprocess": 4.0, "restore": 10.0, "write": 1.0}
+    after = start.after_run(100, {"network": 50.0, "restore": 20.0, "preprocess": 1.0, "load": 5.0}, expected)
+    assert after == Calibration(0.5, 7, {"read": 1.0, "restore": 2.0, "preprocess": 0.25})
+    assert start.after_run(2, {"network": 50.0}, expected).seconds_per_window == 9.0
 
 
 def plan(roi=(16, 16, 16), spacing=(2.0, 2.0, 2.0), orientation="RAS", overlap=0.5) -> InferencePlan:
@@ -195,21 +197,30 @@ def test_a_padded_image_is_counted_as_not_constant():
 WORK = Workload((400, 400, 300), (200, 200, 300), 1, 25, SlidingWindow((96, 96, 96), (0.5, 0.5, 0.5)))
 
 
-def test_seconds_are_windows_by_calibration_and_voxels_by_rate():
-    rates = {"read": 1e-8, "preprocess": 2e-8, "restore": 3e-8, "write": 4e-8}
-    told = forecast(replace(WORK, repeated=10), Calibration(0.5, 0, rates), batch=1, resident=0)
+def test_seconds_are_windows_by_calibration_and_stages_by_pace():
+    pace = {"preprocess": 2.0, "restore": 0.5}
+    told = forecast(replace(WORK, repeated=10), Calibration(0.5, 0, pace), batch=1, resident=0)
     # Steps of 48 over 200 voxels: 0 48 96 104, over 300: 0 48 96 144 192 204.
     assert told.windows == 4 * 4 * 6
-    voxels = 400 * 400 * 300
-    assert told.stages_s == pytest.approx({"read": voxels * 1e-8, "preprocess": voxels * 2e-8, "network": 86 * 0.5, "restore": voxels * 3e-8, "write": voxels * 4e-8})
-    assert told.seconds == pytest.approx(43 + voxels * 10e-8)
-    assert forecast(WORK, Calibration(0.5, 0, rates), batch=1, resident=0, read_s=1.5).stages_s["read"] == 1.5
+    plain = expected_seconds(WORK)
+    assert told.stages_s == pytest.approx({**plain, "network": 86 * 0.5, "preprocess": 2 * plain["preprocess"], "restore": plain["restore"] / 2})
+    assert told.seconds == pytest.approx(sum(told.stages_s.values()))
+    assert forecast(WORK, Calibration(0.5, 0), batch=1, resident=0, read_s=1.5).stages_s["read"] == 1.5
     assert json.loads(json.dumps(told.as_dict()))["peak_memory_bytes"] == told.peak_memory_bytes
 
 
-def test_without_a_calibration_there_are_no_seconds():
-    told = forecast(WORK, None, batch=1, resident=0)
+def test_without_a_calibration_there_is_a_reason_instead_of_seconds():
+    told = forecast(WORK, None, batch=1, resident=0, unknown="nobody has measured it")
     assert told.seconds is None and told.as_dict()["seconds"] is None and told.as_dict()["windows"] == 96
+    assert told.as_dict()["seconds_unknown"] == "nobody has measured it"
+
+
+def test_restoring_grows_with_classes_and_scan():
+    """Without a run to learn from: more classes take longer, and twice the scan twice as long, network grid and all."""
+    seconds = [expected_seconds(replace(WORK, classes=classes))["restore"] for classes in (3, 25, 100)]
+    assert seconds[0] < seconds[1] / 3 < seconds[2] / 9
+    double = replace(WORK, scan_shape=(400, 400, 600), network_shape=(200, 200, 600))
+    assert expected_seconds(double) == pytest.approx({stage: 2 * s for stage, s in expected_seconds(WORK).items()})
 
 
 def test_memory_holds_no_classes_times_volume():
@@ -248,19 +259,23 @@ from pathlib import Path
 import numpy as np
 from volseg.geometry import Grid
 from volseg.inference.engine import run
-from volseg.inference.forecast import forecast, workload
+from volseg.inference.forecast import forecast
 from volseg.inference.calibration import calibrate
 from volseg.inference.memory import resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow
 from volseg.inference.streaming.restore import Decision
+from volseg.inference.workload import workload
 from volseg.io.volume import Source, Volume
 from volseg.provenance import peak_memory_bytes
-classes, slices, spill = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+told = json.loads(sys.argv[1])
+shape, classes, spill, dtype = told["shape"], told["classes"], told["spill"], told["dtype"]
 affine = np.diag([1.0, 1.0, 1.0, 1.0])
-array = np.empty((240, 240, slices), np.int16, order="F")
-for k in range(slices):
-    array[:, :, k] = np.random.default_rng(k).integers(-100, 100, (240, 240)) * (k % 40 > 20)
+array = np.empty(shape, dtype, order="F")
+for k in range(shape[2]):
+    array[:, :, k] = np.random.default_rng(k).integers(-100, 100, shape[:2]) * (k % 40 > 20)
+if dtype == "float32":
+    array[0, 0, 0] = np.nan
 volume = Volume(array, Grid(array.shape, affine), Source(Path("x"), "nifti", "x"))
 plan = InferencePlan("RAS", (1.5, 1.5, 1.5), "bilinear", (), (), SlidingWindow((64, 64, 64), (0.25,) * 3, "gaussian"), Decision())
 class Bands:
@@ -270,20 +285,40 @@ class Bands:
 network = Bands()
 resident = resident_bytes()
 known = calibrate(network, (1, 64, 64, 64))
-told = forecast(workload(plan, volume.grid, channels=1, classes=classes), known, batch=2, resident=resident, spill=spill)
+told = forecast(workload(plan, volume.grid, channels=1, classes=classes, float_scan=dtype == "float32"), known, batch=2, resident=resident, spill=spill)
 run(plan, volume, network, classes=classes, spill=spill)
 print(json.dumps({"told": told.peak_memory_bytes, "parts": told.memory_bytes, "seen": peak_memory_bytes(), "resident": resident}))
 """
 
 
-@pytest.mark.parametrize(("classes", "slices", "spill"), [(3, 160, False), (25, 120, False), (25, 120, True)])
-def test_peak_memory_is_what_was_foretold(classes, slices, spill):
-    """Whole process: what the engine took over the loaded scan is no more than foretold, and the forecast is no scare."""
-    done = subprocess.run([sys.executable, "-c", RUN, str(classes), str(slices), str(spill)], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("shape", "classes", "spill", "dtype"),
+    [
+        ((240, 240, 160), 3, False, "int16"),
+        ((240, 240, 120), 25, False, "int16"),
+        ((240, 240, 120), 25, True, "int16"),
+        ((120, 120, 100), 3, False, "int16"),
+        ((120, 120, 100), 25, False, "int16"),
+        ((120, 120, 100), 80, False, "int16"),
+        ((120, 120, 100), 80, True, "int16"),
+        ((300, 120, 60), 12, False, "int16"),
+        ((60, 90, 400), 12, False, "int16"),
+        ((50, 50, 20), 12, False, "int16"),
+        ((200, 200, 160), 3, False, "float32"),
+    ],
+)
+def test_peak_memory_is_what_was_foretold(shape, classes, spill, dtype):
+    """Whole process: no more is taken over the loaded scan than was foretold, and the forecast is no scare; small scans, many classes, NaN voxels, padding."""
+    asked = json.dumps({"shape": shape, "classes": classes, "spill": spill, "dtype": dtype})
+    done = subprocess.run([sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     took, told = seen["seen"] - seen["resident"], seen["told"] - seen["resident"]
-    assert took <= 1.05 * told
-    assert told <= 2 * took
+    assert took <= 1.05 * told + SLACK
+    assert told <= 2 * took + SLACK
+
+
+SLACK = 5_000_000
+"""Modules imported while it runs, threads' stacks, and what the allocator keeps."""
 
 
 def test_peak_memory_is_of_this_program_not_of_its_parent():

@@ -21,14 +21,11 @@ from volseg.inference.memory import PeakMeter
 from volseg.io.text import write_json
 from volseg.provenance import software_versions
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever a field of the stored record changes its meaning."""
 
 MACHINE_PACKAGES = ("volseg", "numpy", "torch", "monai", "openvino")
 """Another version of one of these may run at another speed."""
-
-STAGES_OF_VOXELS = ("read", "preprocess", "restore", "write")
-"""Stages whose time goes with the voxels of the scan."""
 
 ENOUGH_WINDOWS = 8
 """A run of fewer windows says little about the speed of one, and is over before a calibration would have paid."""
@@ -44,15 +41,16 @@ class Calibration:
         Network and blending.
     network_bytes : int
         Memory for one batch over that of the loaded program: weights in the engine's own layout, activations, work space.
-    seconds_per_voxel : mapping of str to float
-        Stage (``read``, ``preprocess``, ``restore``, ``write``) -> seconds for each voxel of the scan, of the last run; stages that have not been run yet are absent.
+    pace : mapping of str to float
+        Stage (``read``, ``preprocess``, ``restore``, ``write``) -> seconds of the last run over those that its shape made expect
+        (:func:`~volseg.inference.workload.expected_seconds`): what this machine, and how ragged this network's labels are, make of it. Stages not run yet are absent.
     """
 
     seconds_per_window: float
     network_bytes: int
-    seconds_per_voxel: Mapping[str, float] = field(default_factory=dict)
+    pace: Mapping[str, float] = field(default_factory=dict)
 
-    def after_run(self, windows: int, timings_s: Mapping[str, float], voxels: int) -> Calibration:
+    def after_run(self, windows: int, timings_s: Mapping[str, float], expected_s: Mapping[str, float]) -> Calibration:
         """What a finished run teaches.
 
         Parameters
@@ -61,12 +59,12 @@ class Calibration:
             Windows the network was run on.
         timings_s : mapping of str to float
             Seconds per stage.
-        voxels : int
-            Of the scan.
+        expected_s : mapping of str to float
+            What the scan's shape made expect of the stages around the network.
         """
-        measured = {stage: timings_s[stage] / voxels for stage in STAGES_OF_VOXELS if stage in timings_s}
+        measured = {stage: timings_s[stage] / seconds for stage, seconds in expected_s.items() if stage in timings_s and seconds > 0}
         speed = timings_s["network"] / windows if windows >= ENOUGH_WINDOWS and "network" in timings_s else self.seconds_per_window
-        return replace(self, seconds_per_window=speed, seconds_per_voxel={**self.seconds_per_voxel, **measured})
+        return replace(self, seconds_per_window=speed, pace={**self.pace, **measured})
 
 
 def calibrate(executor: Executor, shape: tuple[int, int, int, int]) -> Calibration:
@@ -109,8 +107,8 @@ def load_calibration(facts: Mapping[str, Any]) -> Calibration | None:
     """The stored calibration of these facts, or None where there is none or it is damaged."""
     try:
         stored = json.loads(_place(facts).read_text(encoding="utf-8"))
-        found = Calibration(float(stored["seconds_per_window"]), int(stored["network_bytes"]), {str(k): float(v) for k, v in stored["seconds_per_voxel"].items()})
-        numbers = [found.seconds_per_window, found.network_bytes, *found.seconds_per_voxel.values()]
+        found = Calibration(float(stored["seconds_per_window"]), int(stored["network_bytes"]), {str(k): float(v) for k, v in stored["pace"].items()})
+        numbers = [found.seconds_per_window, found.network_bytes, *found.pace.values()]
         return found if stored["facts"] == json.loads(json.dumps(facts)) and all(np.isfinite(n) and n >= 0 for n in numbers) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

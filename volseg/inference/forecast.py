@@ -7,68 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from volseg.errors import InputError
-from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration
 from volseg.inference.device import usable_threads
 from volseg.inference.memory import format_bytes
-from volseg.inference.plan import InferencePlan
-from volseg.inference.streaming import SlidingWindow, match_monai
 from volseg.inference.streaming.memory import FLOAT, engine_memory
-from volseg.inference.streaming.sliding import slab_axis
-from volseg.inference.windows import count_windows, padding, window_sizes, window_starts
+from volseg.inference.workload import Workload, expected_seconds
 
-DEFAULT_SECONDS_PER_VOXEL = {"read": 5e-8, "preprocess": 2.5e-8, "restore": 7e-8, "write": 4e-8}
-"""For each voxel of the scan, until a run on this machine has been learnt from: estimates of the order of magnitude for a gzipped CT on two cores, not measurements."""
+STAGES = ("read", "preprocess", "network", "restore", "write")
 
 HEADROOM = 1.1
 """A limit that is told in an error message should work when it is given: this much over the forecast."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One scan and one network, as numbers.
-
-    Parameters
-    ----------
-    scan_shape : tuple of 3 int
-        Voxels of the scan, axes as the network wants them.
-    network_shape : tuple of 3 int
-        Voxels of the network's input.
-    channels, classes : int
-        Of the network's input and output.
-    window : SlidingWindow
-        How windows are laid.
-    float_scan : bool
-        Whether the scan is needed in float32 before it is resampled.
-    repeated : int
-        Windows that need no network since an equal one was computed.
-    """
-
-    scan_shape: tuple[int, int, int]
-    network_shape: tuple[int, int, int]
-    channels: int
-    classes: int
-    window: SlidingWindow
-    float_scan: bool = False
-    repeated: int = 0
-
-    @property
-    def voxels(self) -> int:
-        """Of the scan."""
-        return prod(self.scan_shape)
-
-    @property
-    def windows(self) -> int:
-        """In all."""
-        return count_windows(self.network_shape, self.window.roi, self.window.overlap)
 
 
 @dataclass(frozen=True)
@@ -80,13 +32,15 @@ class Forecast:
     windows, repeated : int
         Windows in all, and those of them that take no time.
     stages_s : mapping of str to float, or None
-        Seconds per stage; None without a calibration.
+        Seconds per stage; None where the network's speed is not known.
     memory_bytes : mapping of str to int
         What is in memory when most is.
     batch : int
         Windows at once.
     spill : bool
         Whether the scores are kept in a temporary file, which is slower but keeps a memory limit.
+    unknown : str
+        Why there are no seconds.
     """
 
     windows: int
@@ -95,6 +49,7 @@ class Forecast:
     memory_bytes: Mapping[str, int]
     batch: int = 1
     spill: bool = False
+    unknown: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -107,75 +62,18 @@ class Forecast:
         return sum(self.memory_bytes.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON of a run or a dry run; ``seconds`` is None without a calibration."""
+        """For the JSON of a run or a dry run; where ``seconds`` is None, ``seconds_unknown`` says why."""
         return {
             "windows": self.windows,
             "repeated_windows": self.repeated,
             "seconds": None if self.seconds is None else round(self.seconds, 2),
             "stages_s": None if self.stages_s is None else {stage: round(seconds, 3) for stage, seconds in self.stages_s.items()},
+            "seconds_unknown": self.unknown or None,
             "peak_memory_bytes": self.peak_memory_bytes,
             "memory_bytes": dict(self.memory_bytes),
             "batch": self.batch,
             "spill": self.spill,
         }
-
-
-def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, float_scan: bool = False) -> Workload | None:
-    """Shapes of a run.
-
-    Parameters
-    ----------
-    plan : InferencePlan
-        What the bundle asks for.
-    grid : Grid
-        Of the scan.
-    channels, classes : int
-        Of the network.
-    float_scan : bool
-        Whether the scan must be copied to float32 whatever the plan says (NaN or infinite voxels).
-
-    Returns
-    -------
-    Workload or None
-        None for a grid the engine cannot resample.
-    """
-    oriented = grid if plan.orientation is None else grid.reoriented(plan.orientation)
-    if plan.spacing is None:
-        return Workload(oriented.shape, oriented.shape, channels, classes, plan.window, float_scan or bool(plan.before))
-    spacing = match_monai(oriented, plan.spacing)
-    return None if spacing is None else Workload(oriented.shape, spacing.grid.shape, channels, classes, plan.window, float_scan or bool(plan.before))
-
-
-def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int:
-    """Windows of a prepared image that hold one value only, that of the constant window before: the engine keeps the scores of one.
-
-    Parameters
-    ----------
-    image : ndarray, float32, (channels, x, y, z)
-        The network's input.
-    window : SlidingWindow
-        How windows are laid; an image smaller than a window is padded, which is taken for not constant.
-    """
-    size = image.shape[1:]
-    roi = window_sizes(size, window.roi)
-    if any(before or after for before, after in padding(size, roi)):
-        return 0
-    axis = slab_axis(size, window.roi)
-    starts = [window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)]
-    repeated, last = 0, None
-    for lane in starts[axis]:
-        for x, y, z in product(*([lane] if n == axis else starts[n] for n in range(3))):
-            value = _one_value(image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]])
-            repeated += value is not None and value == last
-            last = value or last
-    return repeated
-
-
-def _one_value(part: npt.NDArray[np.float32]) -> bytes | None:
-    """The value of each channel where a window holds nothing else, or None."""
-    corner = part[:, :1, :1, :1]
-    # Most windows are told by a few voxels.
-    return corner.tobytes() if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
 
 
 def memory_model(work: Workload, batch: int, network_bytes: int, resident: int, *, spill: bool = False) -> dict[str, int]:
@@ -201,7 +99,7 @@ def memory_model(work: Workload, batch: int, network_bytes: int, resident: int, 
     return {name: amount for name, amount in parts.items() if amount}
 
 
-def forecast(work: Workload, calibration: Calibration | None, *, batch: int, resident: int, spill: bool = False, read_s: float | None = None) -> Forecast:
+def forecast(work: Workload, calibration: Calibration | None, *, batch: int, resident: int, spill: bool = False, read_s: float | None = None, unknown: str = "") -> Forecast:
     """Foretell a run.
 
     Parameters
@@ -218,16 +116,17 @@ def forecast(work: Workload, calibration: Calibration | None, *, batch: int, res
         Whether the scores are kept in a file.
     read_s : float, optional
         Seconds the reading took, where it is over.
+    unknown : str
+        Why there is no calibration.
     """
     memory = memory_model(work, batch, calibration.network_bytes if calibration else 0, resident, spill=spill)
     if calibration is None:
-        return Forecast(work.windows, work.repeated, None, memory, batch, spill)
-    rates = {**DEFAULT_SECONDS_PER_VOXEL, **calibration.seconds_per_voxel}
-    stages = {stage: rate * work.voxels for stage, rate in rates.items()}
+        return Forecast(work.windows, work.repeated, None, memory, batch, spill, unknown)
+    stages = {stage: seconds * calibration.pace.get(stage, 1.0) for stage, seconds in expected_seconds(work).items()}
     stages["network"] = (work.windows - work.repeated) * calibration.seconds_per_window
     if read_s is not None:
         stages["read"] = read_s
-    return Forecast(work.windows, work.repeated, {stage: stages[stage] for stage in ("read", "preprocess", "network", "restore", "write")}, memory, batch, spill)
+    return Forecast(work.windows, work.repeated, {stage: stages[stage] for stage in STAGES}, memory, batch, spill)
 
 
 def fit(limit: int, batch: int, foretell: Callable[[int, bool], Forecast], name: str) -> Forecast:

@@ -13,15 +13,21 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import ENOUGH_WINDOWS, Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.executors import Executor
-from volseg.inference.forecast import Forecast, count_repeated, fit, forecast, too_little, workload
+from volseg.inference.forecast import Forecast, fit, forecast, too_little
 from volseg.inference.memory import resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.windows import window_sizes
+from volseg.inference.workload import count_repeated, expected_seconds, workload
 
 STOCK_BYTES_PER_VOXEL = 30
 STOCK_COPIES_OF_SCORES = 3.25
 """Stock MONAI holds the scores of every class at the scan's resolution, a good three times in float32, and some thirty bytes a voxel of image and sampling grid: fitted to whole
 processes of MONAI 1.6 on 512x512x99 (3 classes 2.8 GB, 25 classes 10.1 GB) and 512x512x304 (3 classes 5.5 GB), of which 0.6 GB are programs."""
+
+
+FEW_WINDOWS = f"a run of fewer than {ENOUGH_WINDOWS} windows is over before measuring the network would have paid (--dry-run measures it)"
+
+STOCK_UNTIMED = "the bundle's own pipeline in MONAI is not timed before it runs"
 
 
 class Forecaster:
@@ -44,6 +50,7 @@ class Forecaster:
         self._facts = {**facts, **machine_facts(), "channels": channels, "classes": classes}
         self._shape = (channels, *plan.window.roi)
         self._known: dict[tuple[int, ...], Calibration] = {}
+        self._expected: dict[str, float] = {}
         # Loaded once and without the work space that stays behind the first batch, so that a limit means the same in each run.
         self._settled = 0
 
@@ -90,13 +97,14 @@ class Forecaster:
         if image is not None:
             # A crop to the foreground leaves less than the whole resampled scan.
             work = replace(work, network_shape=image.shape[1:], repeated=count_repeated(image, self.plan.window))
+        self._expected = expected_seconds(work)
         measure = always or limit is not None or work.windows - work.repeated >= ENOUGH_WINDOWS
         size = window_sizes(work.network_shape, self.plan.window.roi)
         self._shape = (self.channels, size[0], size[1], size[2])
 
         def foretell(batch: int, spilled: bool) -> Forecast:
             self.executor.batch = batch
-            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s)
+            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
 
         return foretell(self.executor.batch, spill) if limit is None else fit(limit, self.executor.batch, foretell, name)
 
@@ -105,11 +113,19 @@ class Forecaster:
         """Whether the network's speed with this batch is known, without measuring it."""
         return self._calibration(measure=False) is not None
 
-    def learn(self, windows: int, timings_s: Mapping[str, float], voxels: int) -> None:
-        """Keep what a finished run taught of this network's speed; nothing is kept of a network that was never calibrated."""
+    def learn(self, windows: int, timings_s: Mapping[str, float]) -> None:
+        """Keep what the run that was foretold last taught of this network's speed; nothing is kept of a network that was never calibrated.
+
+        Parameters
+        ----------
+        windows : int
+            Windows the network was run on.
+        timings_s : mapping of str to float
+            Seconds per stage.
+        """
         batch = self._batch
         if batch in self._known:
-            self._known[batch] = self._known[batch].after_run(windows, timings_s, voxels)
+            self._known[batch] = self._known[batch].after_run(windows, timings_s, self._expected)
             store_calibration(self._key, self._known[batch])
 
     def _calibration(self, *, measure: bool) -> Calibration | None:
@@ -136,7 +152,7 @@ class Forecaster:
 
 
 def forecast_stock(grid: Grid, name: str, *, classes: int, limit: int | None = None) -> Forecast:
-    """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose windows (0 here) and seconds are not known before.
+    """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose windows (0 here) and seconds are not known before it.
 
     Raises
     ------
@@ -149,7 +165,7 @@ def forecast_stock(grid: Grid, name: str, *, classes: int, limit: int | None = N
         "image and sampling grid": STOCK_BYTES_PER_VOXEL * voxels,
         "scan and programs": resident_bytes() or 0,
     }
-    told = Forecast(0, 0, None, memory)
+    told = Forecast(0, 0, None, memory, unknown=STOCK_UNTIMED)
     if limit is not None and told.peak_memory_bytes > limit:
         raise InputError(too_little(limit, told, name))
     return told

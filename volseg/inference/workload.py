@@ -1,0 +1,127 @@
+"""One scan and one network as numbers, and the seconds that the stages around the network take of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.geometry import Grid
+from volseg.inference.plan import InferencePlan
+from volseg.inference.streaming import SlidingWindow, match_monai
+from volseg.inference.streaming.sliding import slab_axis
+from volseg.inference.windows import count_windows, padding, window_sizes, window_starts
+
+READ, PREPARE_SCAN, PREPARE_NETWORK, PLACE, DECIDE, INTERPOLATE, WRITE = (5e-8, 1e-8, 1e-8, 1e-9, 1e-9, 4e-9, 4e-8)
+BORDER_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One scan and one network, as numbers.
+
+    Parameters
+    ----------
+    scan_shape : tuple of 3 int
+        Voxels of the scan, axes as the network wants them.
+    network_shape : tuple of 3 int
+        Voxels of the network's input.
+    channels, classes : int
+        Of the network's input and output.
+    window : SlidingWindow
+        How windows are laid.
+    float_scan : bool
+        Whether the scan is needed in float32 before it is resampled.
+    repeated : int
+        Windows that need no network since an equal one was computed.
+    """
+
+    scan_shape: tuple[int, int, int]
+    network_shape: tuple[int, int, int]
+    channels: int
+    classes: int
+    window: SlidingWindow
+    float_scan: bool = False
+    repeated: int = 0
+
+    @property
+    def voxels(self) -> int:
+        """Of the scan."""
+        return prod(self.scan_shape)
+
+    @property
+    def windows(self) -> int:
+        """In all."""
+        return count_windows(self.network_shape, self.window.roi, self.window.overlap)
+
+
+def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, float_scan: bool = False) -> Workload | None:
+    """Shapes of a run.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What the bundle asks for.
+    grid : Grid
+        Of the scan.
+    channels, classes : int
+        Of the network.
+    float_scan : bool
+        Whether the scan must be copied to float32 whatever the plan says (NaN or infinite voxels).
+
+    Returns
+    -------
+    Workload or None
+        None for a grid the engine cannot resample.
+    """
+    oriented = grid if plan.orientation is None else grid.reoriented(plan.orientation)
+    if plan.spacing is None:
+        return Workload(oriented.shape, oriented.shape, channels, classes, plan.window, float_scan or bool(plan.before))
+    spacing = match_monai(oriented, plan.spacing)
+    return None if spacing is None else Workload(oriented.shape, spacing.grid.shape, channels, classes, plan.window, float_scan or bool(plan.before))
+
+
+def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int:
+    """Windows of a prepared image that hold one value only, that of the constant window before: the engine keeps the scores of one.
+
+    Parameters
+    ----------
+    image : ndarray, float32, (channels, x, y, z)
+        The network's input.
+    window : SlidingWindow
+        How windows are laid; an image smaller than a window is padded, which is taken for not constant.
+    """
+    size = image.shape[1:]
+    roi = window_sizes(size, window.roi)
+    if any(before or after for before, after in padding(size, roi)):
+        return 0
+    axis = slab_axis(size, window.roi)
+    starts = [window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)]
+    repeated, last = 0, None
+    for lane in starts[axis]:
+        for x, y, z in product(*([lane] if n == axis else starts[n] for n in range(3))):
+            value = _one_value(image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]])
+            repeated += value is not None and value == last
+            last = value or last
+    return repeated
+
+
+def _one_value(part: npt.NDArray[np.float32]) -> bytes | None:
+    """The value of each channel where a window holds nothing else, or None."""
+    corner = part[:, :1, :1, :1]
+    # Most windows are told by a few voxels.
+    return corner.tobytes() if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
+
+
+def expected_seconds(work: Workload) -> dict[str, float]:
+    """Seconds of each stage but the network's, of a machine that no run has been learnt from."""
+    network = prod(work.network_shape)
+    return {
+        "read": READ * work.voxels,
+        "preprocess": PREPARE_SCAN * work.voxels + PREPARE_NETWORK * network * work.channels,
+        "restore": PLACE * work.voxels + DECIDE * network * work.classes + INTERPOLATE * BORDER_SHARE * work.voxels * work.classes,
+        "write": WRITE * work.voxels,
+    }

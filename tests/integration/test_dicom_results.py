@@ -15,7 +15,7 @@ from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
 from tests.dicom_factory import Scan, write
 from volseg.cli import main
 from volseg.cli.results import Job, chosen_formats, write_results
-from volseg.dataset import check_cases, convert_dicom, read_datalist
+from volseg.dataset import check_cases, convert_cases, read_datalist
 from volseg.errors import DatasetError, InputError
 from volseg.inference import Segmentation, Segmenter
 from volseg.io import load_label, save_label
@@ -245,7 +245,7 @@ def labelled(tmp_path):
 def test_cases_in_dicom_become_images_for_the_bundle(labelled, tmp_path):
     cases = read_datalist(labelled).cases
     check_cases(cases, {0, 1})
-    converted = convert_dicom(cases, tmp_path / "converted")
+    converted = convert_cases(cases, tmp_path / "converted")
     assert len({case.name for case in converted}) == 4
     for case, now in zip(cases, converted, strict=True):
         image, label, scan = volseg.load(now.images[0]), volseg.load(now.label), volseg.load(case.images[0])
@@ -254,7 +254,7 @@ def test_cases_in_dicom_become_images_for_the_bundle(labelled, tmp_path):
         assert label.grid.isclose(scan.grid, 1e-3)
         np.testing.assert_array_equal(label.array, scan.array > 60)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()}
-    assert convert_dicom(cases, tmp_path / "converted", reuse=True) == converted
+    assert convert_cases(cases, tmp_path / "converted", reuse=True) == converted
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()} == stamps
 
 
@@ -290,7 +290,7 @@ def test_two_readers_of_one_scan_keep_their_own_labels(tmp_path):
     for number, label in enumerate(drawn):
         write_seg(label, volume, tmp_path / f"reader{number}.dcm", segments=describe_segments({1: "GTV"}), algorithm=ALGORITHM)
     (tmp_path / "d.json").write_text(json.dumps({"training": [{"image": "CT", "label": f"reader{number}.dcm"} for number in (0, 1)]}))
-    converted = convert_dicom(read_datalist(tmp_path / "d.json").cases, tmp_path / "out")
+    converted = convert_cases(read_datalist(tmp_path / "d.json").cases, tmp_path / "out")
     assert converted[0].images == converted[1].images
     for case, label in zip(converted, drawn, strict=True):
         np.testing.assert_array_equal(load_label(case.label).array, label)

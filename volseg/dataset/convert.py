@@ -1,4 +1,4 @@
-"""DICOM cases as NIfTI: a bundle's own transforms read images, and MONAI's readers of DICOM do not check geometry."""
+"""Cases as a bundle's own transforms can read them: DICOM as NIfTI, since MONAI's readers of DICOM do not check geometry, and all channels of a case on the grid of its first."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from volseg.dataset.datalist import Case
-from volseg.errors import DatasetError, InputError
+from volseg.errors import DatasetError, GeometryError, InputError
+from volseg.geometry import Grid
 from volseg.io import Volume, load, load_label, output_stems, save_label, save_volume
+from volseg.io.channels import combine, expected_modality, voxels_on
 from volseg.io.formats import format_of
 from volseg.io.labels import label_object_kind
+from volseg.io.shear import IGNORED_SHEAR
 
 
-def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, progress: Callable[[str], None] | None = None) -> list[Case]:
-    """Write the DICOM images and labels of cases as NIfTI.
+def convert_cases(
+    cases: Sequence[Case], folder: Path, *, channels: Sequence[str] = (), reuse: bool = False, progress: Callable[[str], None] | None = None, threads: int = 1
+) -> list[Case]:
+    """Write the DICOM images and labels of cases as NIfTI, and channels that lie on other grids than the first one's on that grid.
 
     Parameters
     ----------
     cases : sequence of Case
-        Those without DICOM are returned as they are.
+        Those that MONAI can read as they are come back unchanged.
     folder : Path
         Where ``CASE_0000.nii.gz`` (one for each channel) and ``CASE_label.nii.gz`` go; made when needed. Further labels of the same image (other readers') are
         ``CASE_label_2.nii.gz`` and so on.
+    channels : sequence of str
+        The bundle's names of the channels, in its order; by default those of the datalist. They tell a CT, which is air outside its field of view, from anything else, which is 0
+        there (:mod:`volseg.io.channels`, as at inference).
     reuse : bool
         Keep files that are there already (a resumed training).
     progress : callable, optional
         Called with a line for each case that is converted.
+    threads : int
+        Slices interpolated at the same time.
 
     Returns
     -------
@@ -37,14 +49,20 @@ def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, p
     Raises
     ------
     DatasetError
-        When a series or label object cannot be read, or does not fit its image; every such case is named.
+        When an image or label object cannot be read, does not fit its image, or channels do not lie in one place; every such case is named.
     """
-    concerned = [case for case in cases if any(_is_dicom(image) for image in case.images) or _is_dicom(case.label)]
+    converted: dict[int, Case] = {}
+    problems: list[str] = []
+    concerned = []
+    for case in cases:
+        try:
+            if any(map(_is_dicom, (*case.images, case.label))) or not _can_be_stacked(case.images):
+                concerned.append(case)
+        except InputError as error:
+            problems.append(str(error))
     scans = list(dict.fromkeys(case.images[0].resolve() for case in concerned))
     names = dict(zip(scans, output_stems(scans), strict=True))
     seen: Counter[Path] = Counter()
-    converted: dict[int, Case] = {}
-    problems: list[str] = []
     for case in concerned:
         if progress is not None:
             progress(f"converting {case.images[0]}")
@@ -52,37 +70,75 @@ def convert_dicom(cases: Sequence[Case], folder: Path, *, reuse: bool = False, p
         seen[scan] += 1
         ending = "_label" if seen[scan] == 1 else f"_label_{seen[scan]}"
         try:
-            converted[id(case)] = _convert(case, folder / names[scan], ending, reuse=reuse)
+            converted[id(case)] = _convert(case, folder / names[scan], ending, channels or case.channels, reuse=reuse, threads=threads)
         except InputError as error:
             problems.append(str(error))
     if problems:
         more = f" (and {len(problems) - 1} more of {len(cases)} cases)" if len(problems) > 1 else ""
-        raise DatasetError(problems[0] + more)
+        raise DatasetError(problems[0] + more, problems if len(problems) > 1 else ())
     return [converted.get(id(case), case) for case in cases]
 
 
-def _convert(case: Case, stem: Path, ending: str, *, reuse: bool) -> Case:
+def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse: bool, threads: int) -> Case:
+    targets = _targets(case.images, stem)
+    missing = [number for number, (image, target) in enumerate(zip(case.images, targets, strict=True)) if target != image and not (reuse and target.exists())]
     first: Volume | None = None
-    images = []
-    for channel, image in enumerate(case.images):
-        target = stem.with_name(f"{stem.name}_{channel:04d}.nii.gz")
-        if not _is_dicom(image):
-            images.append(image)
-            continue
-        images.append(target)
-        if reuse and target.exists():
-            continue
-        volume = load(image)
-        first = volume if channel == 0 else first
-        save_volume(volume.array, volume.grid, target)
+    if missing:
+        image = _load_image(case.images, names)
+        first = image
+        for number in missing:
+            channel = image.channels[number]
+            save_volume(channel.array if number == 0 else voxels_on(channel, image.grid, threads), image.grid, targets[number])
     if not _is_dicom(case.label):
-        return replace(case, images=tuple(images))
+        return replace(case, images=targets)
     label = stem.with_name(f"{stem.name}{ending}.nii.gz")
     if not (reuse and label.exists()):
         scan = first if first is not None else (load(case.images[0]) if _is_dicom(case.images[0]) else None)
         found = load_label(case.label, scan=scan, rois=case.rois)
         save_label(found.array, found, label)
-    return replace(case, images=tuple(images), label=label)
+    return replace(case, images=targets, label=label)
+
+
+def _load_image(images: Sequence[Path], names: Sequence[str]) -> Volume:
+    """All channels, checked against each other."""
+    known = names if len(names) == len(images) else [f"channel {number}" for number in range(len(images))]
+    return combine({name: load(image, modality=expected_modality(name)) for name, image in zip(known, images, strict=True)})
+
+
+def _targets(images: Sequence[Path], stem: Path) -> tuple[Path, ...]:
+    """Where each channel will be read from: its own file, or one to be written."""
+    written = tuple(stem.with_name(f"{stem.name}_{number:04d}.nii.gz") for number in range(len(images)))
+    if len(images) == 1:
+        return written if _is_dicom(images[0]) else tuple(images)
+    return (images[0] if _is_plain_nifti(images[0]) else written[0], *written[1:])
+
+
+def _can_be_stacked(images: Sequence[Path]) -> bool:
+    """Whether MONAI can load the files as one image: NIfTI of one shape with affines that are equal to within rounding (``numpy.allclose``, as MONAI 1.6 compares them)."""
+    if len(images) == 1:
+        return True
+    if any(_is_dicom(image) or format_of(image) != "nifti" for image in images):
+        return False
+    grids = [_nifti_grid(image) for image in images]
+    return all(grid.shape == grids[0].shape and np.allclose(grid.affine, grids[0].affine) for grid in grids)
+
+
+def _is_plain_nifti(image: Path) -> bool:
+    """Whether MONAI places a file's voxels where volseg does: NIfTI without a shear that volseg mends."""
+    return not _is_dicom(image) and format_of(image) == "nifti" and _nifti_grid(image).shear <= IGNORED_SHEAR
+
+
+def _nifti_grid(image: Path) -> Grid:
+    """As nibabel, and so MONAI, reads it."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        found = nibabel.load(image)
+        return Grid(found.shape[:3], found.affine)
+    except (ImageFileError, OSError, GeometryError) as error:
+        msg = f"{image}: cannot be read as NIfTI ({' '.join(str(error).split())[:160]}); copy or export it again"
+        raise InputError(msg) from error
 
 
 def _is_dicom(path: Path) -> bool:

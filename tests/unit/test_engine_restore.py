@@ -14,7 +14,9 @@ from monai.transforms import Spacing as MonaiSpacing
 
 from volseg.geometry import Grid
 from volseg.inference.streaming import Axis, Restorer, match_monai, resample
-from volseg.inference.streaming.restore import Decision
+from volseg.inference.streaming.border import Border
+from volseg.inference.streaming.decision import Decision, decide
+from volseg.inference.streaming.dense import Dense
 
 TIE = 1e-4
 sizes = st.tuples(*[st.integers(1, 14)] * 3)
@@ -34,7 +36,15 @@ def dense(shares, axes):
     return torch.nn.functional.grid_sample(given_, torch.from_numpy(mesh)[None], mode="bilinear", padding_mode="border", align_corners=True)[0].numpy()
 
 
-def restored(scores, axes, axis, decision, cuts, order="F"):
+def restored(scores, axes, axis, decision, cuts, order="F", whole_planes=None):
+    """The label map; with ``whole_planes`` True all voxels are interpolated, with False those at borders alone, with None whichever is taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        if whole_planes is not None:
+            patch.setattr("volseg.inference.streaming.restore.DENSE_FROM", 0.0 if whole_planes else 2.0)
+        return restored_in_slabs(scores, axes, axis, decision, cuts, order)
+
+
+def restored_in_slabs(scores, axes, axis, decision, cuts, order):
     label = np.full([len(a) for a in axes], 99, dtype=np.uint8, order=order)
     restorer = Restorer(label, axes, axis, decision, threads=2)
     moved = np.moveaxis(scores, axis + 1, 1)
@@ -52,12 +62,15 @@ def softmax(scores):
     return shares / shares.sum(axis=0)
 
 
-@settings(max_examples=80, deadline=None)
-@given(sizes, steps, st.integers(0, 2), st.integers(2, 7), st.lists(st.integers(1, 13), max_size=3), st.sampled_from("CF"), st.sampled_from([0.3, 6.0]), st.integers(0, 99))
-def test_label_is_the_argmax_of_dense_interpolation(size, step, axis, classes, cuts, order, sharp, seed):
+@settings(max_examples=120, deadline=None)
+@given(
+    *(sizes, steps, st.integers(0, 2), st.integers(2, 7), st.lists(st.integers(1, 13), max_size=3)),
+    *(st.sampled_from("CF"), st.sampled_from([0.3, 6.0]), st.integers(0, 99), st.sampled_from([None, True, False])),
+)
+def test_label_is_the_argmax_of_dense_interpolation(size, step, axis, classes, cuts, order, sharp, seed, whole_planes):
     scores = (np.random.default_rng(seed).normal(size=(classes, *size)) * sharp).astype(np.float32)
     axes = axes_of(size, step)
-    label = restored(scores, axes, axis, Decision(), cuts, order)
+    label = restored(scores, axes, axis, Decision(), cuts, order, whole_planes)
     shares = dense(softmax(scores), axes)
     ordered = np.sort(shares, axis=0)
     tie = ordered[-1] - ordered[-2] < TIE
@@ -66,23 +79,48 @@ def test_label_is_the_argmax_of_dense_interpolation(size, step, axis, classes, c
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes, steps, st.integers(0, 2), st.sampled_from([0.2, 0.5, 0.7]), st.integers(0, 99))
-def test_one_channel_is_cut_at_a_threshold(size, step, axis, threshold, seed):
+@given(sizes, steps, st.integers(0, 2), st.sampled_from([0.2, 0.5, 0.7]), st.integers(0, 99), st.booleans())
+def test_one_channel_is_cut_at_a_threshold(size, step, axis, threshold, seed, whole_planes):
     scores = np.random.default_rng(seed).normal(size=(1, *size)).astype(np.float32) * 3
     axes = axes_of(size, step)
-    label = restored(scores, axes, axis, Decision("sigmoid", threshold), [2, 5])
+    label = restored(scores, axes, axis, Decision("sigmoid", threshold), [2, 5], whole_planes=whole_planes)
     share = dense(1 / (1 + np.exp(-scores.astype(np.float64))), axes)[0]
     assert ((label == (share > threshold)) | (abs(share - threshold) < TIE)).all()
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes, steps, st.integers(0, 2), st.integers(0, 99))
-def test_logits_are_interpolated_where_nothing_activates_them(size, step, axis, seed):
+@given(sizes, steps, st.integers(0, 2), st.integers(0, 99), st.booleans())
+def test_logits_are_interpolated_where_nothing_activates_them(size, step, axis, seed, whole_planes):
     scores = np.random.default_rng(seed).normal(size=(4, *size)).astype(np.float32)
     axes = axes_of(size, step)
-    label = restored(scores, axes, axis, Decision("none"), [3])
+    label = restored(scores, axes, axis, Decision("none"), [3], whole_planes=whole_planes)
     values = np.sort(dense(scores, axes), axis=0)
     assert ((label == dense(scores, axes).argmax(axis=0)) | (values[-1] - values[-2] < TIE)).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 256, 257, 300])
+def test_the_best_class_is_numpys_argmax(classes):
+    """Labels of one byte and of two; the first of equal scores wins."""
+    scores = np.random.default_rng(0).integers(0, 40, size=(classes, 5, 6, 7)).astype(np.float32)
+    for given_scores in (scores, np.moveaxis(scores, 3, 1)):
+        best = decide(given_scores, Decision())
+        assert (best == given_scores.argmax(axis=0)).all()
+        assert best.dtype == (np.uint8 if classes <= 256 else np.uint16)
+
+
+def test_few_borders_are_picked_out_and_many_are_not(monkeypatch):
+    """One class in one half, another in the other: a cell in ten is mixed; noise: all of them are."""
+    taken = []
+    monkeypatch.setattr("volseg.inference.streaming.restore.Dense", lambda *given_: taken.append("whole planes") or Dense(*given_))
+    monkeypatch.setattr("volseg.inference.streaming.restore.Border", lambda *given_: taken.append("borders") or Border(*given_))
+    halves = np.zeros((2, 6, 20, 20), np.float32)
+    halves[0, :, :10], halves[1, :, 10:] = 5, 5
+    restored_in_slabs(halves, axes_of((6, 20, 20), (0.5, 0.5, 0.5)), 0, Decision(), [], "C")
+    assert set(taken) == {"borders"}
+    taken.clear()
+    noise = np.random.default_rng(0).normal(size=(5, 6, 20, 20)).astype(np.float32)
+    restored_in_slabs(noise, axes_of((6, 20, 20), (0.5, 0.5, 0.5)), 0, Decision(), [], "C")
+    assert set(taken) == {"whole planes"}
 
 
 def test_nearest_takes_the_best_class_of_the_nearest_voxel():

@@ -147,6 +147,13 @@ def test_spread_shows_rounds_only_where_they_differ(bench):
     assert bench.report.spread(bench.report.summarise([2.0])) == "2.0"
 
 
+def test_a_bundle_is_written_anew_where_one_is(bench, tmp_path):
+    """The same folder may be used again, for more classes."""
+    for classes in (2, 3):
+        bundle = bench.cases.write_bundle(tmp_path, bench.cases.NETWORKS["quick"], classes, "bundle")
+        assert json.loads((bundle / "configs" / "inference.json").read_text())["network_def"]["out_channels"] == classes
+
+
 def test_flops_of_a_window(bench):
     """Three stages on 16^3, counted by hand: a multiplication and an addition for each weight and voxel of a convolution's output (of its input, where it is transposed)."""
     fine, middle, coarse = 16**3, 8**3, 4**3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +143,8 @@ def write_bundle(folder: Path, network: Network, classes: int, name: str) -> Pat
     classes : int
         Output channels, background among them.
     """
+    # A folder that is used again has one already, which may be of another checkout.
+    shutil.rmtree(folder / name, ignore_errors=True)
     bundle = copy_bundle(folder, name)
     definition = definition_of(network, classes)
     edit_config(

@@ -6,6 +6,8 @@ Every message names the file, what is wrong with it (with the tag, value or numb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class VolsegError(Exception):
     """Base of every error volseg raises on purpose.
@@ -38,7 +40,17 @@ class BundleError(InputError):
 
 
 class DatasetError(InputError):
-    """A dataset or datalist is missing, malformed, or disagrees with its files."""
+    """A dataset or datalist is missing, malformed, or disagrees with its files.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        Everything that was found wrong, one line each, where there is more than the message can hold; the command line prints them all.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class OutputError(InputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,25 @@ class Case:
     Attributes
     ----------
     images : tuple of Path
-        One file per input channel, in channel order.
+        One file per input channel, in channel order; or one 4D NIfTI file with all of them.
     label : Path
         Label map on the grid of the first image, or a DICOM Segmentation or RT Structure Set of it.
     fold : int or None
         Fold the datalist puts the case in, when it says so.
     rois : mapping of str to int, or None
         Which segments or ROIs of a DICOM label are taken, by name, and their label values; None takes all.
+    annotated : tuple of str or int, or None
+        Names or label values of the classes that the case is annotated for; None for all. Its background may be any other class.
+    channels : tuple of str
+        Names of the channels in their order; empty when the datalist does not say.
     """
 
     images: tuple[Path, ...]
     label: Path
     fold: int | None = None
     rois: Mapping[str, int] | None = None
+    annotated: tuple[str | int, ...] | None = None
+    channels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,6 +68,8 @@ class Datalist:
         Label value to name; empty when the file does not say.
     channels : mapping of int to str
         Channel number to modality; empty when the file does not say.
+    ignore_label : int or None
+        Label value of voxels that nothing is known of; they do not count in training.
     """
 
     path: Path
@@ -69,9 +77,10 @@ class Datalist:
     cases: tuple[Case, ...]
     labels: Mapping[int, str] = field(default_factory=dict)
     channels: Mapping[int, str] = field(default_factory=dict)
+    ignore_label: int | None = None
 
 
-def read_datalist(dataset: str | Path) -> Datalist:
+def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
     """Read a dataset and make sure that every file it names exists.
 
     Parameters
@@ -79,7 +88,10 @@ def read_datalist(dataset: str | Path) -> Datalist:
     dataset : path
         A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when
         there are several channels). Paths are relative to the folder of the JSON file. Images may be DICOM folders, labels DICOM Segmentations or RT Structure Sets; ``"rois"``
-        (``{"GTV": 1}``), of the list or of an item, says which ROIs become which label.
+        (``{"GTV": 1}``), of the list or of an item, says which ROIs become which label. ``"annotated"`` of an item lists the classes (names or values) it is annotated for, and
+        ``"ignore_label"`` of the list is the label value of voxels to be ignored.
+    check_files : bool
+        False leaves missing files to :func:`volseg.dataset.check_listing`, which reports them with everything else that is wrong.
 
     Returns
     -------
@@ -101,9 +113,17 @@ def read_datalist(dataset: str | Path) -> Datalist:
     if not isinstance(items, list) or not items:
         msg = f"{path}: there is no 'training' list of labelled cases in it; each item is {{'image': ..., 'label': ...}}"
         raise DatasetError(msg)
-    cases = tuple(_read_case(item, number, path, content.get("rois")) for number, item in enumerate(items))
-    _refuse_missing(cases, path)
-    return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), _numbered(content.get("modality")))
+    cases = _read_cases(items, path, content.get("rois"))
+    if check_files:
+        _refuse_missing(cases, path)
+    # The Decathlon calls them modality, nnU-Net v2 channel_names.
+    channels = _numbered(content.get("modality")) or _numbered(content.get("channel_names"))
+    ignored = content.get("ignore_label")
+    if ignored is not None and (type(ignored) is not int or ignored < 1):
+        msg = f"{path}: ignore_label is {ignored!r}; give a label value, e.g. 255"
+        raise DatasetError(msg)
+    cases = tuple(replace(case, channels=tuple(channels[number] for number in sorted(channels))) for case in cases)
+    return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), channels, ignored)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -116,6 +136,20 @@ def _read_json(path: Path) -> dict[str, Any]:
         msg = f"{path}: the top level must be an object with a 'training' list, not a {type(content).__name__}"
         raise DatasetError(msg)
     return content
+
+
+def _read_cases(items: Sequence[Any], path: Path, rois: Any) -> tuple[Case, ...]:
+    """Every item, or one error that tells of all the malformed ones."""
+    cases, problems = [], []
+    for number, item in enumerate(items):
+        try:
+            cases.append(_read_case(item, number, path, rois))
+        except DatasetError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" (and {len(problems) - 1} more of {len(items)} items)" if len(problems) > 1 else ""
+        raise DatasetError(problems[0] + more, problems if len(problems) > 1 else ())
+    return tuple(cases)
 
 
 def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
@@ -134,8 +168,12 @@ def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
     if rois is not None and not (isinstance(rois, dict) and rois and all(type(value) is int and value >= 1 for value in rois.values())):
         msg = f'{path}: training item {number} has rois {rois!r}; expected names and label values, e.g. {{"GTV": 1}}'
         raise DatasetError(msg)
+    annotated = item.get("annotated")
+    if annotated is not None and not (isinstance(annotated, list) and annotated and all(isinstance(name, str) or type(name) is int for name in annotated)):
+        msg = f'{path}: training item {number} has annotated {annotated!r}; list the names or values of the classes it is annotated for, e.g. ["liver"]'
+        raise DatasetError(msg)
     base = path.resolve().parent
-    return Case(tuple(base / name for name in images), base / item["label"], fold, rois)
+    return Case(tuple(base / name for name in images), base / item["label"], fold, rois, None if annotated is None else tuple(annotated))
 
 
 def _refuse_missing(cases: Sequence[Case], path: Path) -> None:

@@ -91,6 +91,61 @@ def tiny_bundle(folder: Path, *, weights: bool = False, name: str = "tiny") -> P
     return bundle
 
 
+CHANNELS = ("CT", "PET")
+"""Of :func:`two_channel_bundle`."""
+
+SUV_WINDOW = (0.0, 10.0)
+"""What its PET channel is scaled from, to 0..1; the CT from ``WINDOW_HU``."""
+
+
+def each_channel(*steps: tuple[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Intensity transforms of single channels, each (channel, transform without keys), as a bundle writes them."""
+    keys = [f"image_{name}" for name in CHANNELS]
+    split = {"_target_": "SplitDimd", "keys": "image", "dim": 0, "keepdim": True, "output_postfixes": list(CHANNELS)}
+    join = [{"_target_": "ConcatItemsd", "keys": keys, "name": "image"}, {"_target_": "DeleteItemsd", "keys": keys}]
+    return [split, *({**step, "keys": keys[channel]} for channel, step in steps), *join]
+
+
+def scaled(low: float, high: float) -> dict[str, Any]:
+    """A window to 0..1."""
+    return {"_target_": "ScaleIntensityRanged", "a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+
+
+def with_two_channels(bundle: Path, intensity: list[dict[str, Any]] | None = None) -> Path:
+    """Make a bundle that came from ct_tumor one for CT and PET on one grid, weights apart; with intensity transforms of each channel's own unless others are given."""
+    steps = intensity if intensity is not None else each_channel((0, scaled(*WINDOW_HU)), (1, scaled(*SUV_WINDOW)))
+    for stem in ("inference", "train"):
+        path = bundle / "configs" / f"{stem}.json"
+        path.write_text(json.dumps(_with_intensity(json.loads(path.read_text()), steps)))
+        edit_config(bundle, stem, network_def__in_channels=len(CHANNELS))
+    image = {"num_channels": len(CHANNELS), "channel_def": {str(number): channel for number, channel in enumerate(CHANNELS)}, "modality": "CT, PET"}
+    edit_config(bundle, "metadata", **{f"network_data_format__inputs__image__{key}": value for key, value in image.items()})
+    return bundle
+
+
+def two_channel_bundle(folder: Path, *, weights: bool = False, name: str = "petct", intensity: list[dict[str, Any]] | None = None) -> Path:
+    """:func:`tiny_bundle` :func:`with_two_channels`."""
+    bundle = with_two_channels(tiny_bundle(folder, name=name), intensity)
+    if weights:
+        import torch
+        from monai.networks.nets import DynUNet
+
+        torch.manual_seed(0)
+        network = {key: value for key, value in TINY_NETWORK.items() if key != "_target_"} | {"in_channels": len(CHANNELS)}
+        torch.save(DynUNet(**network).state_dict(), bundle / "models" / "model.pt")
+    return bundle
+
+
+def _with_intensity(value: Any, steps: list[dict[str, Any]]) -> Any:
+    """A config in which the steps stand wherever the image was scaled."""
+    if isinstance(value, dict):
+        return {key: _with_intensity(item, steps) for key, item in value.items()}
+    if isinstance(value, list):
+        scales = [isinstance(item, dict) and item.get("_target_") == "ScaleIntensityRanged" for item in value]
+        return [new for item, is_scale in zip(value, scales, strict=True) for new in (steps if is_scale else [_with_intensity(item, steps)])]
+    return value
+
+
 def write_scan(path: Path, grid: Grid, *, centre: tuple[float, float, float], radius: float, inside: float = 150.0, outside: float = -50.0) -> np.ndarray:
     """A ball of ``inside`` HU at ``centre`` (RAS mm) in ``outside`` HU; returns the mask of voxels whose centre lies in it."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)

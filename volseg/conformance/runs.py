@@ -125,9 +125,9 @@ def _labels(subject: Subject) -> list[Path]:
 
 
 def _threshold_instead(parser: Any, subject: Subject) -> None:
-    """Let the bundle's own network object answer with a threshold of its input, so that weights still load and nothing else changes."""
+    """Let the bundle's own network object answer with a threshold of its first channel, so that weights still load and nothing else changes."""
     network: Module = parser.get_parsed_content("network_def")
-    image = parser.get_parsed_content("preprocessing")({"image": subject.phantom.item["image"]})["image"]
+    image = parser.get_parsed_content("preprocessing")({"image": subject.phantom.item["image"]})["image"][:1]
     low, high = float(image.min()), float(image.max())
     if high <= low:
         msg = f"preprocessing maps the phantom's intensities to the single value {low}"

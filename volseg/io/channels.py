@@ -214,12 +214,11 @@ def voxels_on(volume: Volume, grid: Grid, threads: int = 1) -> npt.NDArray[Any]:
     array = finite(volume.array)
     if volume.grid.isclose(grid, SAME_GRID_MM):
         return array
-    out = np.full(grid.shape, outside_value(volume), dtype=np.float32)
     matrix: FloatArray = np.linalg.solve(volume.grid.affine, grid.affine)
     partners = _parallel_axes(matrix, grid.shape)
     if partners is None:
-        _interpolate(array, matrix, out)
-        return out
+        return _interpolated(array, matrix, grid.shape, outside_value(volume))
+    out = np.full(grid.shape, outside_value(volume), dtype=np.float32)
     box, axes = [], []
     for axis, own in enumerate(partners):
         step, shift, length = float(matrix[own, axis]), float(matrix[own, 3]), array.shape[own]
@@ -260,18 +259,18 @@ def _parallel_axes(matrix: FloatArray, shape: tuple[int, int, int]) -> tuple[int
     return (i, j, k) if moved.max() <= PARALLEL_TOLERANCE else None
 
 
-def _interpolate(array: npt.NDArray[Any], matrix: FloatArray, out: npt.NDArray[np.float32]) -> None:
-    """Fill ``out`` (which holds the value outside) where it lies inside; plane by plane, whatever the angle."""
+def _interpolated(array: npt.NDArray[Any], matrix: FloatArray, shape: tuple[int, int, int], outside: float) -> npt.NDArray[np.float32]:
+    """An array at the places that ``matrix`` gives for the voxels of another shape, whatever the angle."""
     from scipy.ndimage import affine_transform
 
+    out: npt.NDArray[np.float32] = affine_transform(array, matrix[:3, :3], matrix[:3, 3], output_shape=shape, output=np.float32, order=1, mode="nearest")
     last = np.array(array.shape)[:, None, None] - 1
-    j, k = np.meshgrid(np.arange(out.shape[1]), np.arange(out.shape[2]), indexing="ij", sparse=True)
+    j, k = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij", sparse=True)
     in_plane = matrix[:3, 1, None, None] * j + matrix[:3, 2, None, None] * k + matrix[:3, 3, None, None]
-    values = affine_transform(array, matrix[:3, :3], matrix[:3, 3], output_shape=out.shape, output=np.float32, order=1, mode="nearest")
     for number, plane in enumerate(out):
         at = in_plane + matrix[:3, 0, None, None] * number
-        inside = ((at >= -EDGE) & (at <= last + EDGE)).all(axis=0)
-        plane[inside] = values[number][inside]
+        plane[((at < -EDGE) | (at > last + EDGE)).any(axis=0)] = outside
+    return out
 
 
 def _check_frame(first: Volume, other: Volume) -> None:

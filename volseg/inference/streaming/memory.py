@@ -43,7 +43,7 @@ def engine_memory(
     threads : int
         Threads that blend and restore.
     float_scan : bool
-        Whether the scan is needed in float32 before it is resampled.
+        Whether the scan, all channels of it, is needed in float32 before it is resampled.
     spill : bool
         Whether the scores are kept in a file.
 
@@ -67,5 +67,6 @@ def engine_memory(
     windows = prod(roi) * FLOAT * (batch * (channels + classes) + classes + 1)
     # Shares and their change at the corners of mixed cells, at worst everywhere; the last plane of the slab before.
     restoring = threads * (3 * classes * plane * FLOAT + PLANE_COPIES * label_plane * FLOAT) + classes * plane * FLOAT
-    preparing = prod(scan_shape) * FLOAT if float_scan else 0
+    # Of several channels one at a time is brought to the scan's grid.
+    preparing = prod(scan_shape) * FLOAT * (channels * float_scan + (channels > 1))
     return image + max(preparing, label + slab + windows + restoring)

@@ -16,6 +16,7 @@ _LAZY = {
     "load": "volseg.io",
     "Segmenter": "volseg.inference",
     "Segmentation": "volseg.inference",
+    "plan": "volseg.planning",
     "train": "volseg.training",
 }
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter
     from volseg.io import Volume
     from volseg.io.load import load
+    from volseg.planning import plan
     from volseg.training import train
 
-__all__ = ["Grid", "Segmentation", "Segmenter", "Volume", "__version__", "load", "train"]
+__all__ = ["Grid", "Segmentation", "Segmenter", "Volume", "__version__", "load", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

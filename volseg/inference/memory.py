@@ -25,8 +25,8 @@ SAMPLING_S = 0.002
 STATM = Path("/proc/self/statm")
 
 
-def parse_bytes(text: str) -> int:
-    """Turn ``4G``, ``800M``, ``1.5GiB`` or a number of bytes into bytes.
+def parse_bytes(text: str, option: str = "--max-memory") -> int:
+    """Turn ``4G``, ``800M``, ``1.5GiB`` or a number of bytes into bytes; ``option`` is named in messages.
 
     Raises
     ------
@@ -35,11 +35,11 @@ def parse_bytes(text: str) -> int:
     """
     match = AMOUNT.fullmatch(text.strip())
     if match is None:
-        msg = f"--max-memory {text!r}: not an amount of memory; write a number and a unit, e.g. 4G, 800M or 3.5GiB"
+        msg = f"{option} {text!r}: not an amount of memory; write a number and a unit, e.g. 4G, 800M or 3.5GiB"
         raise InputError(msg)
     amount = int(float(match[1]) * UNITS[(match[2] or "").lower()])
     if amount < SMALLEST_LIMIT:
-        msg = f"--max-memory {text!r}: {amount} bytes is less than an empty program takes; write a larger unit, e.g. 4G or 800M"
+        msg = f"{option} {text!r}: {amount} bytes is less than an empty program takes; write a larger unit, e.g. 4G or 800M"
         raise InputError(msg)
     return amount
 

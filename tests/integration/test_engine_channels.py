@@ -21,7 +21,8 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference import Segmenter
 from volseg.io import Volume, save_volume
-from volseg.io.channels import align, combine
+from volseg.io.alignment import align
+from volseg.io.channels import combine
 from volseg.io.volume import Source
 
 PET_SPACING_MM = 4.3

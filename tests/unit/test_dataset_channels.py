@@ -16,7 +16,8 @@ from volseg.dataset import Case, convert_cases, read_datalist
 from volseg.errors import DatasetError
 from volseg.geometry import Grid
 from volseg.io import load, save_volume
-from volseg.io.channels import load_channels, voxels_on
+from volseg.io.alignment import voxels_on
+from volseg.io.channels import load_channels
 
 CT_GRID = Grid((20, 18, 9), np.array([[-2.0, 0, 0, 30], [0, -2.0, 0, 21], [0, 0, 4.0, -10], [0, 0, 0, 1]]))
 PET_GRID = Grid((9, 8, 8), np.array([[4.1, 0, 0, -5], [0, 4.2, 0, -16], [0, 0, 4.3, -9], [0, 0, 0, 1.0]]))

@@ -13,9 +13,11 @@ from volseg.dataset.datalist import Case
 from volseg.errors import DatasetError, GeometryError, InputError
 from volseg.geometry import Grid
 from volseg.io import Volume, load, load_label, output_stems, save_label, save_volume
-from volseg.io.channels import combine, expected_modality, voxels_on
+from volseg.io.alignment import voxels_on
+from volseg.io.channels import combine
 from volseg.io.formats import format_of
 from volseg.io.labels import label_object_kind
+from volseg.io.modality import expected_modality
 from volseg.io.shear import IGNORED_SHEAR
 
 
@@ -33,7 +35,7 @@ def convert_cases(
         ``CASE_label_2.nii.gz`` and so on.
     channels : sequence of str
         The bundle's names of the channels, in its order; by default those of the datalist. They tell a CT, which is air outside its field of view, from anything else, which is 0
-        there (:mod:`volseg.io.channels`, as at inference).
+        there (:mod:`volseg.io.alignment`, as at inference).
     reuse : bool
         Keep files that are there already (a resumed training).
     progress : callable, optional

@@ -66,7 +66,7 @@ class Volume:
     warnings : tuple of str
         What a user should know about this scan, one line each.
     further : tuple of Volume
-        Further channels of the image, in order, each on its own grid in the same frame; the network sees all of them on this volume's grid (:mod:`volseg.io.channels`).
+        Further channels of the image, in order, each on its own grid in the same frame; the network sees all of them on this volume's grid (:mod:`volseg.io.alignment`).
 
     Raises
     ------

@@ -17,7 +17,9 @@ from tests.dicom_factory import Scan, ramp, write
 from volseg.errors import GeometryError, InputError
 from volseg.geometry import Grid
 from volseg.io import Volume, load
-from volseg.io.channels import align, combine, covered_share, expected_modality, in_order, load_channels, voxels_on, with_names
+from volseg.io.alignment import align, covered_share, voxels_on
+from volseg.io.channels import combine, in_order, load_channels, with_names
+from volseg.io.modality import expected_modality
 from volseg.io.volume import Source
 
 FLOAT32_OF_VALUES = 0.01
@@ -74,7 +76,7 @@ def test_a_channel_is_interpolated_as_simpleitk_does_it(name):
 def test_oblique_grids_of_parallel_axes_are_resampled_axis_by_axis(monkeypatch):
     """And a general one is not; both give the same."""
     first, other = grid(matrix=TURN), volume(grid((12, 11, 9), (2.1, 1.9, 3.3), TURN @ np.diag([-1, 1, -1]), centre=(4.4, -39.1, 19.0)))
-    monkeypatch.setattr("volseg.io.channels.PARALLEL_TOLERANCE", -1.0)
+    monkeypatch.setattr("volseg.io.alignment.PARALLEL_TOLERANCE", -1.0)
     general = voxels_on(other, first)
     monkeypatch.undo()
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,20 @@ def convert_cases(
     return [converted.get(id(case), case) for case in cases]
 
 
+def count_channels(case: Case) -> int:
+    """Channels of a case's image: its files, or the volumes of its only one where that is a 4D NIfTI.
+
+    Raises
+    ------
+    InputError
+        When the only file claims to be NIfTI and is none.
+    """
+    if len(case.images) > 1 or _is_dicom(case.images[0]) or format_of(case.images[0]) != "nifti":
+        return len(case.images)
+    shape = _open_nifti(case.images[0]).shape
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
 def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse: bool, threads: int) -> Case:
     targets = _targets(case.images, stem)
     missing = [number for number, (image, target) in enumerate(zip(case.images, targets, strict=True)) if target != image and not (reuse and target.exists())]
@@ -132,13 +147,22 @@ def _is_plain_nifti(image: Path) -> bool:
 
 def _nifti_grid(image: Path) -> Grid:
     """As nibabel, and so MONAI, reads it."""
+    found = _open_nifti(image)
+    try:
+        return Grid(found.shape[:3], found.affine)
+    except GeometryError as error:
+        msg = f"{image}: {error}; correct the header or export the file again"
+        raise GeometryError(msg) from error
+
+
+def _open_nifti(image: Path) -> Any:
+    """The header; no voxel is read."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        found = nibabel.load(image)
-        return Grid(found.shape[:3], found.affine)
-    except (ImageFileError, OSError, GeometryError) as error:
+        return nibabel.load(image)
+    except (ImageFileError, OSError) as error:
         msg = f"{image}: cannot be read as NIfTI ({' '.join(str(error).split())[:160]}); copy or export it again"
         raise InputError(msg) from error
 

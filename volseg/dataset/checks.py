@@ -11,7 +11,8 @@ import numpy as np
 from volseg.dataset.datalist import Case
 from volseg.errors import DatasetError, InputError
 from volseg.io import Volume, load, load_label
-from volseg.io.channels import combine, expected_modality
+from volseg.io.channels import combine
+from volseg.io.modality import expected_modality
 from volseg.io.tally import count_values
 
 GRID_TOLERANCE_MM = 1e-2
@@ -95,7 +96,7 @@ def inspect_case(case: Case, labels: Collection[int]) -> Inspection:
     expected = [expected_modality(name) for name in case.channels] if len(case.channels) == len(case.images) else [None] * len(case.images)
     for image, modality in zip(case.images, expected, strict=True):
         try:
-            images.append(load(image, modality=modality))
+            images.append(load(image, modality=modality, channels=None if len(case.images) == 1 else 1))
         except InputError as error:
             problems.append(str(error))
     try:

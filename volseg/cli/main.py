@@ -14,7 +14,9 @@ from volseg.errors import VolsegError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("volseg.cli.infer:infer", "Segment CT or MRI scans (NIfTI, NRRD, MHA, DICOM)."),
+    "plan": ("volseg.cli.plan:plan", "Measure a dataset and plan a bundle for it."),
     "train": ("volseg.cli.train:train", "Train a bundle on labelled scans."),
+    "preprocess": ("volseg.cli.preprocess:preprocess", "Resample and normalise labelled scans once, for later trainings."),
     "evaluate": ("volseg.cli.evaluate:evaluate", "Compare segmentations with references (Dice per label and case)."),
     "dicom": ("volseg.cli.dicom:dicom", "List and convert DICOM series."),
     "sample": ("volseg.cli.sample:sample", "Write a synthetic CT or MRI with its ground truth."),
@@ -85,11 +87,17 @@ def main(args: list[str] | None = None) -> None:
     except VolsegError as error:
         if debug:
             raise
+        for problem in getattr(error, "problems", ()):
+            click.echo(f"  - {' '.join(problem.split())}", err=True)
         _fail(str(error), error.exit_code)
     except OSError as error:
         if debug:
             raise
         _fail(_os_error(error), 1)
+    except MemoryError as error:
+        if debug:
+            raise
+        _fail(f"memory ran out ({error or 'an allocation failed'}); close other programs or use a smaller scan; `volseg infer` keeps within what --max-memory allows", 1)
     except Exception as error:
         if debug:
             raise

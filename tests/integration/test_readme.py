@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundle_factory import two_channel_bundle
 from volseg.cli import main
 from volseg.cli.main import COMMANDS, volseg
 
@@ -75,6 +76,11 @@ def test_help_examples(name, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(own)
     shutil.rmtree("runs", ignore_errors=True)
     shutil.copy(own / "dataset" / "imagesTr" / sorted(path.name for path in (own / "dataset" / "imagesTr").iterdir())[0], "scan.nii.gz")
+    for channel in ("ct.nii.gz", "pet.nii.gz"):
+        shutil.copy("scan.nii.gz", channel)
+    if not Path("bundles/petct_tumor/models/model.pt").exists():
+        shutil.rmtree("bundles/petct_tumor", ignore_errors=True)
+        two_channel_bundle(own / "bundles", weights=True, name="petct_tumor")
     if not Path("sample").exists():
         run("volseg sample ct sample", own, monkeypatch)
     examples = help_examples(name)

@@ -74,7 +74,7 @@ def test_run_folder_holds_what_is_promised(uninterrupted, bundle):
     assert result.epochs == EPOCHS
     assert result.stopped_by == "epochs"
     names = {path.name for path in result.run_dir.iterdir()}
-    assert {"model.pt", "last.pt", "metrics.csv", "config.json", "provenance.json", "tensorboard"} <= names
+    assert {"model.pt", "last.pt", "metrics.csv", "training.html", "curves.png", "config.json", "provenance.json", "tensorboard"} <= names
     assert any(result.run_dir.glob("tensorboard/**/events.out.tfevents.*"))
     events = EventAccumulator(str(result.run_dir / "tensorboard")).Reload()
     assert len(events.Scalars("train_loss")) == EPOCHS * STEPS_PER_EPOCH
@@ -264,17 +264,6 @@ def test_scheduler_must_be_named_by_reference(bundle, dataset, tmp_path):
         train(own, dataset, tmp_path / "run")
 
 
-def test_every_fold_of_the_datalist_is_trained(bundle, dataset, tmp_path):
-    content = json.loads((dataset / "dataset.json").read_text())
-    for item, fold in zip(content["training"], (1, 1, 3, 3, 3), strict=True):
-        item |= {"fold": fold, "image": str(dataset / item["image"]), "label": str(dataset / item["label"])}
-    (tmp_path / "folds.json").write_text(json.dumps(content))
-    done = run_cli("train", str(bundle), "--data", str(tmp_path / "folds.json"), "--fold", "all", "--epochs", "1", "--device", "cpu", "-o", str(tmp_path / "run"), "--json", "-q")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["folds"] == [1, 3]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["fold1", "fold3"]
-
-
 def test_config_that_cannot_be_built(bundle, dataset, tmp_path):
     own = shutil.copytree(bundle, tmp_path / "own")
     edit_config(own, "train", optimizer={"_target_": "torch.optim.NoSuchOptimizer", "params": "$@network.parameters()"})
@@ -360,7 +349,7 @@ def test_two_processes_train_together(tmp_path):
 
 
 def test_synthetic_data(bundle, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("volseg.training.run.SYNTHETIC_CASES", 5)
+    monkeypatch.setattr("volseg.training.sources.SYNTHETIC_CASES", 5)
     result = train(bundle, "synthetic", tmp_path / "run", epochs=1, device="cpu")
     assert result.weights.is_file()
     assert json.loads((tmp_path / "run" / "synthetic_data" / "dataset.json").read_text())["synthetic"] is True

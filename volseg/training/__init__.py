@@ -1,4 +1,4 @@
-"""Run a bundle's training: data in, limits, resume, records."""
+"""Run a bundle's training: data in, limits, resume, records, cross-validation."""
 
 from __future__ import annotations
 

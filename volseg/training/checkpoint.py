@@ -37,6 +37,8 @@ class Position:
         Best key metric of a validation so far.
     best_epoch : int
         Epoch of that validation.
+    validation_s : float
+        Seconds of ``elapsed_s`` that validations took.
     """
 
     epoch: int = 0
@@ -45,6 +47,7 @@ class Position:
     schedule_steps: int = 0
     best_metric: float | None = None
     best_epoch: int = 0
+    validation_s: float = 0.0
 
 
 def save_torch(content: Any, path: Path) -> None:
@@ -90,7 +93,7 @@ def save_last(path: Path, position: Position, identity: Mapping[str, Any], state
     identity : mapping
         What must be the same when resuming (bundle, fold, cases).
     states : mapping
-        ``state_dict`` of the network under ``"model"``, of optimizer, scheduler and scaler under their names.
+        ``state_dict`` of the network under ``"model"``, of the optimizer, the running average and the scaler under their names.
     """
     save_torch({**states, "position": asdict(position), "identity": dict(identity)}, path)
 

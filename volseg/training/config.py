@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REPLACED_HANDLERS = frozenset({"CheckpointSaver", "CheckpointLoader", "StatsHandler", "LrScheduleHandler", "EarlyStopHandler"})
 """MONAI handlers whose work volseg's own loop does: checkpoints that resume, progress, a learning rate that knows the time limit, patience."""
 
+TENSORBOARD_HANDLERS = frozenset({"TensorBoardStatsHandler", "TensorBoardImageHandler"})
+
 FILLED_IN = {
     "bundle_root": "the BUNDLE argument",
     "ckpt_dir": "-o",
@@ -49,12 +51,15 @@ class RunConfig:
         Whether there is an evaluator and data for it.
     val_interval : int
         Epochs between validations.
+    schedule_by_step : bool
+        Whether the scheduler was made to be stepped every iteration (``LrScheduleHandler`` with ``epoch_level: false``) rather than every epoch.
     """
 
     parser: ConfigParser
     scheduler_id: str | None
     has_validation: bool
     val_interval: int
+    schedule_by_step: bool = False
 
 
 def prepare_config(
@@ -68,6 +73,8 @@ def prepare_config(
     epochs: int | None,
     seed: int,
     settings: Mapping[str, Any],
+    compiled: bool = False,
+    quiet: bool = False,
 ) -> RunConfig:
     """Read a bundle's ``configs/train.*`` and fill in one run.
 
@@ -87,6 +94,10 @@ def prepare_config(
         Seed of the run.
     settings : mapping
         Further config ids and their values (``--set id=value``).
+    compiled : bool
+        Let ``torch.compile`` translate the training network.
+    quiet : bool
+        Leave out the handlers that write TensorBoard events (all processes of a distributed training but the first).
 
     Raises
     ------
@@ -114,15 +125,17 @@ def prepare_config(
             msg = f"--set {name}: {bundle.train_config} has no such id; its top-level ids are {', '.join(parser.get())}"
             raise InputError(msg)
         parser[name] = value
-    scheduler_id = _take_scheduler(parser, bundle)
+    scheduler_id, by_step = _take_scheduler(parser, bundle)
     _fill_in(parser, bundle, list(training), list(validation), run_dir, device, epochs, seed)
     _set_precision(parser, precision, device)
+    if compiled:
+        parser[f"{TRAINER}#compile"] = True
     for handlers in ("train#handlers", "validate#handlers"):
-        _drop_handlers(parser, handlers, REPLACED_HANDLERS)
+        _drop_handlers(parser, handlers, REPLACED_HANDLERS | (TENSORBOARD_HANDLERS if quiet else frozenset()))
     has_validation = bool(validation) and parser.get(EVALUATOR) is not None
     interval = parser.get_parsed_content("val_interval") if parser.get("val_interval") is not None else 1
     _drop_handlers(parser, "train#handlers", frozenset({"ValidationHandler"}))
-    return RunConfig(parser, scheduler_id, has_validation, int(interval))
+    return RunConfig(parser, scheduler_id, has_validation, int(interval), by_step)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -171,15 +184,16 @@ def _set_precision(parser: ConfigParser, precision: str, device: str) -> None:
                 parser[f"{engine}#amp_kwargs"] = {"dtype": "$torch.bfloat16"}
 
 
-def _take_scheduler(parser: ConfigParser, bundle: Bundle) -> str | None:
+def _take_scheduler(parser: ConfigParser, bundle: Bundle) -> tuple[str | None, bool]:
+    """Id of the learning-rate scheduler, and whether it is stepped every iteration."""
     for handler in parser.get("train#handlers") or []:
         if isinstance(handler, dict) and _class_name(handler) == "LrScheduleHandler":
             reference = handler.get("lr_scheduler")
             if isinstance(reference, str) and reference.startswith("@"):
-                return reference[1:]
+                return reference[1:], handler.get("epoch_level", True) is False
             msg = f"{bundle.train_config}: LrScheduleHandler must name its scheduler by reference ('@lr_scheduler'), so that volseg can drive it; got {reference!r}"
             raise BundleError(msg)
-    return None
+    return None, False
 
 
 def _class_name(component: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,51 +13,29 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
-from volseg.inference.device import autocast
+from volseg.training.average import WeightAverage, bare
 from volseg.training.checkpoint import BEST, LAST, Position, detached_state, inference_weights, save_last, save_torch
+from volseg.training.distributed import ALONE, Ranks, agree
 from volseg.training.progress import EpochReport, Reporter
-from volseg.training.schedule import Limits
+from volseg.training.schedule import Limits, Schedule
+from volseg.training.validation import TIME_SHARE, Validator
 
 if TYPE_CHECKING:
-    from monai.engines import Evaluator, Trainer
+    from monai.engines import Trainer
 
 CHECKPOINT_INTERVAL_S = 30.0
 """``last.pt`` is written at the first epoch end after this many seconds, so that short epochs do not spend their time writing."""
 
+CLIP_NORM = 12.0
+"""Largest norm of all gradients together; larger ones are scaled down to it (nnU-Net v2, nnUNetTrainer: 12)."""
 
-class AutocastInferer:
-    """Runs an inferer in bf16 or fp16 on devices for which MONAI's trainer has no autocast of its own (CPU).
 
-    Parameters
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a loop runs.
+
+    Attributes
     ----------
-    inferer : callable
-        MONAI inferer.
-    precision : str
-        ``"bf16"`` or ``"fp16"``.
-    device : torch.device
-        Where it runs.
-    """
-
-    def __init__(self, inferer: Callable[..., Any], precision: str, device: torch.device) -> None:
-        self._inferer, self._precision, self._device = inferer, precision, device
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the inferer under autocast."""
-        with autocast(self._precision, self._device):
-            return self._inferer(*args, **kwargs)
-
-
-class TrainingLoop:
-    """One run of a trainer from a position to its limits.
-
-    Parameters
-    ----------
-    trainer : monai.engines.Trainer
-        As the bundle's config built it.
-    evaluator : monai.engines.Evaluator or None
-        Validation, if any.
-    scheduler : torch LR scheduler or None
-        Stepped once an epoch of the full schedule, faster when a time limit cuts the run short.
     limits : Limits
         When to stop.
     run_dir : Path
@@ -67,54 +45,70 @@ class TrainingLoop:
     inference_names : frozenset of str
         Tensors of the network for inference; deep-supervision heads that are not among them are left out of ``model.pt``.
     seed : int
-        Random state of epoch ``n`` follows from ``seed`` and ``n`` alone, which is what makes a resumed run equal to an uninterrupted one.
-    val_interval, patience : int, int or None
-        Epochs between validations; epochs without a better key metric before stopping (looked at after each validation).
+        Random state of epoch ``n`` follows from ``seed`` and ``n`` (and the rank) alone, which is what makes a resumed run equal to an uninterrupted one.
+    patience : int or None
+        Epochs without a better key metric before stopping (looked at after each validation).
+    average : bool
+        Validate and keep the running average of the weights (:class:`WeightAverage`) rather than the weights of the last step.
+    place : Ranks
+        This process; only the first writes.
+    """
+
+    limits: Limits
+    run_dir: Path
+    identity: Mapping[str, Any]
+    inference_names: frozenset[str] = frozenset()
+    seed: int = 0
+    patience: int | None = None
+    average: bool = True
+    place: Ranks = ALONE
+
+
+class TrainingLoop:
+    """One run of a trainer from a position to its limits.
+
+    Parameters
+    ----------
+    trainer : monai.engines.Trainer
+        As the bundle's config built it. Its optimiser's gradients are clipped to :data:`CLIP_NORM`.
+    validator : Validator or None
+        Validation, if any.
+    schedule : Schedule or None
+        Learning rate.
+    settings : LoopSettings
+        How it runs.
+    reporter : Reporter
+        Is told of steps and epochs.
+    on_epoch : callable
+        Called with the report of every finished epoch, in the first process only.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        evaluator: Evaluator | None,
-        scheduler: Any,
-        *,
-        limits: Limits,
-        run_dir: Path,
-        identity: Mapping[str, Any],
-        reporter: Reporter,
-        on_epoch: Callable[[EpochReport], None],
-        inference_names: frozenset[str] = frozenset(),
-        seed: int = 0,
-        val_interval: int = 1,
-        patience: int | None = None,
+        self, trainer: Trainer, validator: Validator | None, schedule: Schedule | None, settings: LoopSettings, *, reporter: Reporter, on_epoch: Callable[[EpochReport], None]
     ) -> None:
-        self._trainer, self._evaluator, self._scheduler = trainer, evaluator, scheduler
-        self._limits, self._run_dir, self._identity = limits, run_dir, identity
+        self._trainer, self._validator, self._schedule = trainer, validator, schedule
+        self._settings, self._limits = settings, settings.limits
         self._reporter, self._on_epoch = reporter, on_epoch
-        self._inference_names = inference_names
-        self._seed, self._val_interval, self._patience = seed, max(1, val_interval), patience
+        self._network = bare(trainer.network)
+        self._average = WeightAverage(self._network) if settings.average else None
+        # The optimiser's own hook sees the gradients after a gradient scaler has brought them back to scale.
+        trainer.optimizer.register_step_pre_hook(self._clip)
         self.position = Position()
         self.stopped_by = "epochs"
 
     def restore(self, position: Position, states: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.position = position
-        self._trainer.network.load_state_dict(states["model"])
+        self._network.load_state_dict(states["model"])
         self._trainer.optimizer.load_state_dict(states["optimizer"])
-        if self._scheduler is not None:
-            self.position = replace(position, schedule_steps=self._wind_schedule(position))
+        if self._average is not None:
+            self._average.load_state_dict(states["average"])
+        if self._schedule is not None:
+            self._schedule.rewind(self._limits.progress(position.epoch, position.elapsed_s))
+            self.position = replace(position, schedule_steps=self._schedule.steps)
         if "scaler" in states:
             # MONAI's trainer makes a new gradient scaler when it starts to run.
             self._trainer.add_event_handler(Events.STARTED, lambda: self._trainer.scaler.load_state_dict(states["scaler"]))
-
-    def _wind_schedule(self, position: Position) -> int:
-        """Step the fresh scheduler to a position. Its saved state is not loaded: that would bring back the end of the earlier limits, past which the rate is 0."""
-        for group, rate in zip(self._trainer.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
-            group["lr"] = rate
-        steps = self._limits.schedule_step(position.epoch, position.elapsed_s)
-        for _ in range(steps):
-            self._scheduler.step()
-        return steps
 
     def run(self) -> Position:
         """Train to the end of the limits; returns where it ended."""
@@ -127,6 +121,8 @@ class TrainingLoop:
         self._began = time.perf_counter() - start.elapsed_s
         self._saved_at = time.perf_counter()
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._start_waiting)
+        trainer.add_event_handler(Events.GET_BATCH_COMPLETED, self._finish_waiting)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._finish_step)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
         self._reporter.begin(self._limits.epochs, steps, start.epoch)
@@ -138,24 +134,48 @@ class TrainingLoop:
             self.stopped_by = "time limit"
         self._save_last()
         if self.position.best_metric is None:
-            save_torch(inference_weights(self._weights(), self._inference_names), self._run_dir / BEST)
+            self._save_best()
         return self.position
 
-    @property
     def _elapsed(self) -> float:
-        return time.perf_counter() - self._began
+        """Seconds since the training first began; with a time limit the same in every process."""
+        elapsed = time.perf_counter() - self._began
+        return agree(elapsed, self._trainer.state.device) if self._limits.seconds else elapsed
+
+    def _clip(self, *_: object) -> None:
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
+
+    @property
+    def _reserve_s(self) -> float:
+        """Seconds kept of a time limit for the last validation: as long as the one before took, but no more than validations may take."""
+        if self._validator is None or not self._limits.seconds:
+            return 0.0
+        return min(self._validator.last_seconds, TIME_SHARE * self._limits.seconds)
 
     def _start_epoch(self) -> None:
-        epoch = self._trainer.state.epoch
-        seed = (self._seed + 1_000_003 * epoch) % 2**31
+        epoch, place = self._trainer.state.epoch, self._settings.place
+        common = (self._settings.seed + 1_000_003 * epoch) % 2**31
+        seed = (common + 7_919 * place.rank) % 2**31
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        transform = getattr(self._trainer.data_loader.dataset, "transform", None)
+        loader = self._trainer.data_loader
+        sampler = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_seed"):
+            sampler.set_seed(common)
+        transform = getattr(loader.dataset, "transform", None)
         if transform is not None and hasattr(transform, "set_random_state"):
             transform.set_random_state(seed)
         self._losses: list[float] = []
+        self._waited_s = 0.0
+        self._rate = float(self._trainer.optimizer.param_groups[0]["lr"])
         self._epoch_began = time.perf_counter()
+
+    def _start_waiting(self) -> None:
+        self._wait_began = time.perf_counter()
+
+    def _finish_waiting(self) -> None:
+        self._waited_s += time.perf_counter() - self._wait_began
 
     def _finish_step(self) -> None:
         state = self._trainer.state
@@ -164,77 +184,82 @@ class TrainingLoop:
         if not np.isfinite(self._losses[-1]):
             msg = f"the loss became {self._losses[-1]} in epoch {state.epoch}; lower the learning rate (--set optimizer#lr=...) or train in --precision fp32"
             raise FloatingPointError(msg)
+        if self._average is not None:
+            self._average.update(self._network)
         self._reporter.step(state.epoch, len(self._losses), self._losses[-1])
-        if self._limits.seconds and self._elapsed >= self._limits.seconds:
+        progress = self._limits.progress(state.epoch - 1 + len(self._losses) / state.epoch_length, self._elapsed(), self._reserve_s)
+        if self._schedule is not None:
+            self._schedule.advance(progress)
+        if self._limits.seconds and progress >= 1 and state.epoch < self._limits.epochs:
             self.stopped_by = "time limit"
             self._trainer.terminate_epoch()
 
     def _finish_epoch(self) -> None:
-        state = self._trainer.state
+        epoch, iteration = self._trainer.state.epoch, self._trainer.state.iteration
         seconds = time.perf_counter() - self._epoch_began
-        rate = float(self._trainer.optimizer.param_groups[0]["lr"])
-        self._step_schedule(state.epoch)
-        self.position = replace(self.position, epoch=state.epoch, iteration=state.iteration, elapsed_s=self._elapsed)
-        is_last = self._limits.progress(state.epoch, self._elapsed) >= 1
-        metrics, is_best = self._validate(is_last) if self._evaluator is not None else ({}, False)
-        self.position = replace(self.position, elapsed_s=self._elapsed)
-        progress = self._limits.progress(state.epoch, self._elapsed)
+        elapsed = self._elapsed()
+        schedule_steps = self._schedule.steps if self._schedule is not None else 0
+        self.position = replace(self.position, epoch=epoch, iteration=iteration, elapsed_s=elapsed, schedule_steps=schedule_steps)
+        is_last = self._limits.progress(epoch, elapsed, self._reserve_s) >= 1
+        spent_s = self.position.validation_s
+        metrics, is_best = self._validate(is_last, elapsed)
+        self.position = replace(self.position, elapsed_s=self._elapsed())
+        progress = self._limits.progress(epoch, self.position.elapsed_s)
         report = EpochReport(
-            epoch=state.epoch,
+            epoch=epoch,
             epochs=self._limits.epochs,
             loss=float(np.mean(self._losses)),
-            learning_rate=rate,
+            learning_rate=self._rate,
             seconds=seconds,
             steps_per_second=len(self._losses) / seconds,
-            elapsed_s=self._elapsed,
-            remaining_s=self._elapsed * (1 - progress) / max(progress, 1e-9),
-            metrics=metrics,
+            elapsed_s=self.position.elapsed_s,
+            remaining_s=0.0 if is_last else self.position.elapsed_s * (1 - progress) / max(progress, 1e-9),
+            metrics=dict(metrics),
             best_metric=self.position.best_metric,
             is_best=is_best,
+            data_wait_share=self._waited_s / seconds,
+            validation_s=self.position.validation_s - spent_s,
         )
-        self._on_epoch(report)
+        if self._settings.place.is_first:
+            self._on_epoch(report)
         self._reporter.epoch(report)
         if is_best or time.perf_counter() - self._saved_at >= CHECKPOINT_INTERVAL_S:
             self._save_last()
-        if is_last and state.epoch < self._limits.epochs:
+        if is_last and epoch < self._limits.epochs:
             self._stop("time limit")
-        elif self._patience and metrics and self.position.best_metric is not None and state.epoch - self.position.best_epoch >= self._patience:
+        elif self._settings.patience and metrics and self.position.best_metric is not None and epoch - self.position.best_epoch >= self._settings.patience:
             self._stop("patience")
 
-    def _step_schedule(self, epoch: int) -> None:
-        if self._scheduler is None:
-            return
-        target = self._limits.schedule_step(epoch, self._elapsed)
-        for _ in range(target - self.position.schedule_steps):
-            self._scheduler.step()
-        self.position = replace(self.position, schedule_steps=max(target, self.position.schedule_steps))
-
-    def _validate(self, is_last: bool) -> tuple[dict[str, float], bool]:
-        epoch = self._trainer.state.epoch
-        evaluator = self._evaluator
-        if evaluator is None or not (is_last or epoch % self._val_interval == 0):
+    def _validate(self, is_last: bool, elapsed: float) -> tuple[Mapping[str, float], bool]:
+        epoch, spent_s, validator = self._trainer.state.epoch, self.position.validation_s, self._validator
+        if validator is None or not validator.is_due(epoch, is_last=is_last, spent_s=spent_s, elapsed_s=elapsed, limited=bool(self._limits.seconds)):
             return {}, False
-        evaluator.run(epoch)
-        metrics = {name: float(value) for name, value in evaluator.state.metrics.items() if np.ndim(value) == 0}
-        key = metrics.get(str(evaluator.state.key_metric_name))
+        scores = validator.run(epoch, self._network if self._average is None else self._average.network)
+        validator.last_seconds = agree(scores.seconds, self._trainer.state.device)
+        self.position = replace(self.position, validation_s=spent_s + validator.last_seconds)
         best = self.position.best_metric
-        if key is None or not np.isfinite(key) or (best is not None and key <= best):
-            return metrics, False
-        self.position = replace(self.position, best_metric=key, best_epoch=epoch)
-        save_torch(inference_weights(self._weights(), self._inference_names), self._run_dir / BEST)
-        return metrics, True
+        if scores.key is None or (best is not None and scores.key <= best):
+            return scores.metrics, False
+        self.position = replace(self.position, best_metric=scores.key, best_epoch=epoch)
+        self._save_best()
+        return scores.metrics, True
 
     def _stop(self, reason: str) -> None:
         self.stopped_by = reason
         self._trainer.terminate()
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        network = getattr(self._trainer.network, "module", self._trainer.network)
-        return detached_state(network.state_dict())
+    def _save_best(self) -> None:
+        if self._settings.place.is_first:
+            network = self._network if self._average is None else self._average.network
+            save_torch(inference_weights(detached_state(network.state_dict()), self._settings.inference_names), self._settings.run_dir / BEST)
 
     def _save_last(self) -> None:
-        states = {"model": self._weights(), "optimizer": self._trainer.optimizer.state_dict()}
+        self._saved_at = time.perf_counter()
+        if not self._settings.place.is_first:
+            return
+        states: dict[str, Any] = {"model": detached_state(self._network.state_dict()), "optimizer": self._trainer.optimizer.state_dict()}
+        if self._average is not None:
+            states["average"] = detached_state(self._average.state_dict())
         if self._trainer.scaler is not None:
             states["scaler"] = self._trainer.scaler.state_dict()
-        save_last(self._run_dir / LAST, self.position, self._identity, states)
-        self._saved_at = time.perf_counter()
+        save_last(self._settings.run_dir / LAST, self.position, self._settings.identity, states)

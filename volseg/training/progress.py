@@ -32,6 +32,10 @@ class EpochReport:
         Best key metric so far.
     is_best : bool
         Whether this epoch set it.
+    data_wait_share : float
+        Share of ``seconds`` in which the network waited for patches.
+    validation_s : float
+        Seconds of the validation after the epoch; 0 when there was none.
     """
 
     epoch: int
@@ -45,6 +49,8 @@ class EpochReport:
     metrics: dict[str, float] = field(default_factory=dict)
     best_metric: float | None = None
     is_best: bool = False
+    data_wait_share: float = 0.0
+    validation_s: float = 0.0
 
 
 class Reporter(Protocol):

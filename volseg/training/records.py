@@ -16,7 +16,7 @@ from volseg.io.text import write_text
 from volseg.provenance import software_versions
 from volseg.training.progress import EpochReport
 
-COLUMNS = ("epoch", "elapsed_s", "train_loss", "learning_rate", "seconds", "steps_per_second")
+COLUMNS = ("epoch", "elapsed_s", "train_loss", "learning_rate", "seconds", "steps_per_second", "data_wait_share", "validation_s")
 
 
 class MetricsTable:
@@ -39,7 +39,7 @@ class MetricsTable:
 
     def add(self, report: EpochReport) -> None:
         """Append one epoch and write the file."""
-        values = (report.epoch, report.elapsed_s, report.loss, report.learning_rate, report.seconds, report.steps_per_second)
+        values = (report.epoch, report.elapsed_s, report.loss, report.learning_rate, report.seconds, report.steps_per_second, report.data_wait_share, report.validation_s)
         row = {name: _short(value) for name, value in zip(COLUMNS, values, strict=True)}
         self._rows.append(row | {name: _short(value) for name, value in report.metrics.items()})
         names = [*COLUMNS, *sorted({name for row in self._rows for name in row} - set(COLUMNS))]
@@ -80,6 +80,16 @@ def earlier_parts(path: Path) -> list[dict[str, Any]]:
     before: list[dict[str, Any]] = record.pop("earlier_parts", [])
     record.pop("files", None)
     return [*before, record]
+
+
+def write_report(run_dir: Path) -> None:
+    """Draw ``curves.png`` and write ``training.html`` from the run's own records."""
+    from volseg.report.training import write_training_report
+
+    with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if rows:
+        write_training_report(run_dir, rows, json.loads((run_dir / "provenance.json").read_text(encoding="utf-8")))
 
 
 def _short(value: float) -> float | int:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.bundle import Bundle, find_bundle, load_state, read_bundle, read_state_dict
-from volseg.dataset import Case, check_cases, convert_dicom, read_datalist, split_fold
-from volseg.errors import BundleError, DatasetError, InputError, OutputError, root_cause
+from volseg.bundle import Bundle, find_bundle, read_bundle
+from volseg.errors import InputError, OutputError
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
 from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
-from volseg.training.config import EVALUATOR, TRAINER, RunConfig, prepare_config
-from volseg.training.progress import Reporter, SilentReporter
-from volseg.training.records import MetricsTable, earlier_parts, provenance
+from volseg.training.config import RunConfig, prepare_config
+from volseg.training.distributed import in_turn, process_group, ranks, share_config
+from volseg.training.export import export_weights
+from volseg.training.options import Options, asked
+from volseg.training.partial import use_codes
+from volseg.training.pretrained import Transfer, apply_pretrained, find_weights
+from volseg.training.progress import EpochReport, Reporter, SilentReporter
+from volseg.training.records import MetricsTable, earlier_parts, provenance, write_report
 from volseg.training.schedule import Limits
-
-SYNTHETIC = "synthetic"
-"""Name of the built-in dataset."""
-
-SYNTHETIC_CASES = 10
-
-CONVERTED = "converted"
-"""Folder of a run that holds DICOM cases as NIfTI."""
+from volseg.training.sources import Sources, open_dataset, prepare_sources
+from volseg.training.tracking import Tracker, open_tracker
+from volseg.training.use_cache import read_from_cache
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingResult:
     Attributes
     ----------
     run_dir : Path
-        Folder with ``model.pt``, ``last.pt``, ``metrics.csv``, ``config.json``, ``provenance.json`` and TensorBoard events.
+        Folder with ``model.pt``, ``last.pt``, ``metrics.csv``, ``training.html``, ``curves.png``, ``config.json``, ``provenance.json`` and TensorBoard events.
     weights : Path
         ``model.pt``: the best validated weights, or the last ones where nothing was validated.
     epochs : int
@@ -74,9 +74,15 @@ def train(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     into: bool = False,
+    average: bool = True,
+    pretrained: str | Path | None = None,
+    freeze: Sequence[str] = (),
+    compiled: bool = False,
+    mlflow: str | None = None,
+    cache: str | Path | bool = True,
     reporter: Reporter | None = None,
 ) -> TrainingResult:
-    """Train a bundle by its own ``configs/train.*``.
+    """Train a bundle by its own ``configs/train.*``. Started by ``torchrun``, every process calls this, and they train together (:mod:`volseg.training.distributed`).
 
     Parameters
     ----------
@@ -91,7 +97,7 @@ def train(
     epochs : int, optional
         Epochs of the full schedule; the config's own when omitted.
     time_limit_s : float, optional
-        Wall-clock seconds over all resumed parts; the learning-rate schedule is compressed to end with it.
+        Wall-clock seconds over all resumed parts; the learning-rate schedule is compressed to end with it, and validations take at most a tenth of it.
     patience : int, optional
         Stop after this many epochs without a better validation metric.
     resume : bool
@@ -104,6 +110,18 @@ def train(
         Config ids to override.
     into : bool
         Write the resulting weights, in half precision, to the bundle's ``models/model.pt``.
+    average : bool
+        Validate and keep the running average of the weights (:class:`volseg.training.average.WeightAverage`) instead of those of single steps.
+    pretrained : str or Path, optional
+        Weights file or bundle to begin with (:func:`volseg.training.pretrained.load_pretrained`).
+    freeze : sequence of str
+        Shell patterns of parameters that are not trained.
+    compiled : bool
+        Let ``torch.compile`` translate the network; pays on GPUs, after some minutes.
+    mlflow : str, optional
+        Tracking URI that also gets parameters and metrics; needs the package mlflow.
+    cache : str, Path or bool
+        Folder of preprocessed cases (:mod:`volseg.training.preprocess`), True for the usual one; False leaves reading to the bundle's own dataset.
     reporter : Reporter, optional
         Receives the progress.
 
@@ -116,147 +134,136 @@ def train(
     BundleError, DatasetError, InputError, DeviceError, OutputError
         When the bundle, the data, an argument, the device or the output folder cannot be used.
     """
-    read = read_bundle(find_bundle(bundle))
-    reporter = reporter or SilentReporter()
+    from volseg.inference.device import select_device
+
+    read, place = read_bundle(find_bundle(bundle)), ranks()
+    reporter = reporter if reporter is not None and place.is_first else SilentReporter()
+    weights = None if pretrained is None else find_weights(pretrained)
+    tracker = open_tracker(mlflow if place.is_first else None)
     _check_run_dir(Path(run_dir), resume)
-    datalist = read_datalist(_synthetic_dataset(_make_run_dir(run_dir)) if str(data) == SYNTHETIC else data)
-    training, validation = split_fold(datalist.cases, fold)
-    _check_channels(read, datalist.cases, datalist.path)
-    reporter.message(f"checking {len(training) + len(validation)} cases")
-    check_cases([*training, *validation], read.labels)
-    folder = _make_run_dir(run_dir)
-    converted = convert_dicom([*training, *validation], folder / CONVERTED, reuse=resume, progress=reporter.message)
-    training, validation = converted[: len(training)], converted[len(training) :]
-    reporter.message(f"{read.name}: {len(training)} cases to train, {len(validation)} to validate ({'all cases train' if fold is None else f'fold {fold}'}), output in {folder}")
-    plan = _Plan(read, training, validation, folder, fold, epochs, time_limit_s, patience, resume, device, precision, seed, dict(settings or {}))
-    with quiet_libraries():
-        result = _run(plan, reporter)
-    if into:
-        _export(result.weights, read)
-        reporter.message(f"weights written to {read.path / 'models' / 'model.pt'} in half precision")
+    ids = dict(settings or {})
+    options = Options(fold, epochs, time_limit_s, patience, resume, place.device(device), precision, seed, ids, average, weights, tuple(freeze), compiled, place, cache)
+    with quiet_libraries(), process_group(place, "cpu" if place.is_alone else str(select_device(options.device))):
+        with in_turn(place):
+            folder, sources = _open(read, data, Path(run_dir), options, reporter)
+        with tracker:
+            result = _run(read, folder, sources, options, tracker, reporter)
+    if into and place.is_first:
+        reporter.message(f"weights written to {export_weights(result.weights, read)} in half precision")
     return result
 
 
-@dataclass(frozen=True)
-class _Plan:
-    bundle: Bundle
-    training: list[Case]
-    validation: list[Case]
-    run_dir: Path
-    fold: int | None
-    epochs: int | None
-    time_limit_s: float | None
-    patience: int | None
-    resume: bool
-    device: str
-    precision: str
-    seed: int
-    settings: dict[str, Any]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the first part."""
-        return {
-            "bundle": self.bundle.name,
-            "fold": self.fold,
-            "seed": self.seed,
-            "train config": sha256_of(self.bundle.train_config) if self.bundle.train_config else None,
-            "training cases": [case.name for case in self.training],
-            "settings": {name: repr(value) for name, value in self.settings.items()},
-        }
+def _open(bundle: Bundle, data: str | Path, run_dir: Path, options: Options, reporter: Reporter) -> tuple[Path, Sources]:
+    """The run's folder, made once the data can be used, and the cases."""
+    place = options.place
+    datalist = open_dataset(data, run_dir)
+    reuse = options.resume or not place.is_first
+    sources = prepare_sources(bundle, datalist, run_dir, fold=options.fold, reuse=reuse, checked=not place.is_first, reporter=reporter)
+    folder = _make_run_dir(run_dir)
+    split = "all cases train" if options.fold is None else f"fold {options.fold}"
+    reporter.message(f"{bundle.name}: {len(sources.training)} cases to train, {len(sources.validation)} to validate ({split}), output in {folder}")
+    if sources.codes:
+        reporter.message(f"partial labels: {len(sources.codes.sets)} label values stand for sets of classes; what is not annotated counts neither in the loss nor in Dice")
+    return folder, sources
 
 
-def _run(plan: _Plan, reporter: Reporter) -> TrainingResult:
+def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, tracker: Tracker, reporter: Reporter) -> TrainingResult:
     from monai.utils import set_determinism
 
     from volseg.inference.device import describe_device, select_device, select_precision
-    from volseg.training.loop import TrainingLoop
+    from volseg.training.build import build_engines, inference_network, join_ranks
+    from volseg.training.loop import LoopSettings, TrainingLoop
+    from volseg.training.validation import Validator
 
-    device = select_device(plan.device)
-    precision = select_precision(plan.precision, device)
-    resumed = load_last(plan.run_dir / LAST, plan.identity) if plan.resume else None
-    set_determinism(seed=plan.seed)
-    config = prepare_config(
-        plan.bundle,
-        training=[case.as_item() for case in plan.training],
-        validation=[case.as_item() for case in plan.validation],
-        run_dir=plan.run_dir,
-        device=str(device),
-        precision=precision,
-        epochs=plan.epochs,
-        seed=plan.seed,
-        settings=plan.settings,
-    )
-    write_json(plan.run_dir / "config.json", config.parser.get())
-    facts = {
-        "bundle": plan.bundle.name,
-        "bundle_version": plan.bundle.version,
-        "train_config_sha256": sha256_of(plan.bundle.train_config) if plan.bundle.train_config else None,
-        "fold": plan.fold,
-        "seed": plan.seed,
-        "device": describe_device(device),
-        "precision": precision,
-        "time_limit_s": plan.time_limit_s,
-        "training_cases": [case.name for case in plan.training],
-        "validation_cases": [case.name for case in plan.validation],
-    }
-    files = [file for case in (*plan.training, *plan.validation) for file in (*case.images, case.label)]
-    record = provenance(facts, files)
+    place = options.place
+    device = select_device(options.device)
+    precision = select_precision(options.precision, device)
+    identity = options.identity(bundle, sources)
+    resumed = load_last(folder / LAST, identity) if options.resume else None
+    set_determinism(seed=options.seed)
+    config = _prepare_config(bundle, folder, sources, options, str(device), precision, reporter)
+    facts = {"device": describe_device(device), "precision": precision, **options.facts(bundle, sources)}
+    reporter.message(f"reading and resampling {len(sources.cases)} cases ({facts['device']}, {precision})")
+    engines = build_engines(config, bundle, precision, device)
+    transfer, frozen = apply_pretrained(engines.trainer.network, options.pretrained, options.freeze, resumed=resumed is not None)
+    _tell_transfer(transfer, frozen, reporter)
+    join_ranks(engines.trainer, place, device)
+    record = provenance({**facts, "pretrained": transfer and transfer.to_dict(), "frozen": list(frozen)}, sources.files)
     if resumed:
-        record["earlier_parts"] = earlier_parts(plan.run_dir / "provenance.json")
-    write_json(plan.run_dir / "provenance.json", record)
-    reporter.message(f"reading and resampling {len(plan.training) + len(plan.validation)} cases ({describe_device(device)}, {precision})")
-    trainer, evaluator, scheduler = _build(config, plan.bundle, precision, device)
-    limits = Limits(int(trainer.state.max_epochs), plan.time_limit_s)
-    table = MetricsTable(plan.run_dir / "metrics.csv", resumed[0].epoch if resumed else 0)
-    loop = TrainingLoop(
-        trainer,
-        evaluator,
-        scheduler,
-        limits=limits,
-        run_dir=plan.run_dir,
-        identity=plan.identity,
-        reporter=reporter,
-        inference_names=frozenset(_inference_network(plan.bundle).state_dict()),
-        on_epoch=table.add,
-        seed=plan.seed,
-        val_interval=config.val_interval,
-        patience=plan.patience,
-    )
+        record["earlier_parts"] = earlier_parts(folder / "provenance.json")
+    if place.is_first:
+        write_json(folder / "config.json", config.parser.get())
+        write_json(folder / "provenance.json", record)
+    table = MetricsTable(folder / "metrics.csv", resumed[0].epoch if resumed else 0)
+    tracker.begin(facts)
+    names = tuple(name for value, name in sorted(bundle.labels.items()) if value != 0)
+    validator = None if engines.evaluator is None else Validator(engines.evaluator, config.val_interval, names)
+    limits = Limits(int(engines.trainer.state.max_epochs), options.time_limit_s)
+    inference_names = frozenset(inference_network(bundle).state_dict())
+    chosen = LoopSettings(limits, folder, identity, inference_names, options.seed, options.patience, options.average, place)
+    loop = TrainingLoop(engines.trainer, validator, engines.schedule, chosen, reporter=reporter, on_epoch=_both(table.add, tracker.epoch))
     if resumed:
         loop.restore(*resumed)
         reporter.message(f"resuming after epoch {resumed[0].epoch}")
     end = loop.run()
-    result = TrainingResult(plan.run_dir, plan.run_dir / BEST, end.epoch, end.elapsed_s, loop.stopped_by, end.best_metric, end.best_epoch)
-    outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
-    write_json(plan.run_dir / "provenance.json", record | outcome | {"weights_sha256": sha256_of(result.weights)})
+    result = TrainingResult(folder, folder / BEST, end.epoch, end.elapsed_s, loop.stopped_by, end.best_metric, end.best_epoch)
+    if place.is_first:
+        outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
+        write_json(folder / "provenance.json", record | outcome | {"validation_s": end.validation_s, "weights_sha256": sha256_of(result.weights)})
+        write_report(folder)
+        tracker.finish(folder)
     return result
 
 
-def _build(config: RunConfig, bundle: Bundle, precision: str, device: Any) -> tuple[Any, Any, Any]:
-    """Instantiate trainer, evaluator and scheduler; a config that cannot be built is the bundle's fault and is reported in one line."""
-    import torch
+def _prepare_config(bundle: Bundle, folder: Path, sources: Sources, options: Options, device: str, precision: str, reporter: Reporter) -> RunConfig:
+    """The bundle's config with everything of this run in it."""
+    place = options.place
+    config = prepare_config(
+        bundle,
+        training=[case.as_item() for case in sources.training],
+        validation=[case.as_item() for case in place.share(sources.validation)],
+        run_dir=folder,
+        device=device,
+        precision=precision,
+        epochs=options.epochs,
+        seed=options.seed,
+        settings=options.settings,
+        compiled=options.compiled,
+        quiet=not place.is_first,
+    )
+    use_codes(config.parser, sources.codes, str(bundle.train_config))
+    if options.cache is not False:
+        with in_turn(place):
+            read_from_cache(config.parser, bundle, sources, options, reporter)
+    share_config(config.parser, place)
+    return config
 
-    from volseg.training.loop import AutocastInferer
 
-    parser = config.parser
+def _tell_transfer(transfer: Transfer | None, frozen: tuple[str, ...], reporter: Reporter) -> None:
+    for line in transfer.describe() if transfer else ():
+        reporter.message(line)
+    if frozen:
+        reporter.message(f"frozen: {len(frozen)} parameters ({frozen[0]} ...)")
+
+
+def _both(*receivers: Callable[[EpochReport], None]) -> Callable[[EpochReport], None]:
+    def tell(report: EpochReport) -> None:
+        for receiver in receivers:
+            receiver(report)
+
+    return tell
+
+
+def finished_run(run_dir: str | Path, *, epochs: int | None, time_limit_s: float | None, patience: int | None) -> TrainingResult | None:
+    """What a training in this folder gave, when it ended by the same limits and its weights are there; None when there is still something to do."""
+    folder = Path(run_dir)
     try:
-        if parser.get("initialize") is not None:
-            parser.get_parsed_content("initialize")
-        trainer = parser.get_parsed_content(TRAINER)
-        evaluator = parser.get_parsed_content(EVALUATOR) if config.has_validation else None
-        scheduler = parser.get_parsed_content(config.scheduler_id) if config.scheduler_id else None
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        msg = f"{bundle.train_config}: the training could not be set up: {root_cause(error)}"
-        raise BundleError(msg) from error
-    if device.type == "cpu" and all(parameter.ndim != 4 for parameter in trainer.network.parameters()):
-        # A step of ct_tumor's network takes 0.79 s with channels-last memory and 0.84 s without (2-core AVX2, fp32; tests/bench/train_step.py).
-        trainer.network.to(memory_format=torch.channels_last_3d)
-    if device.type != "cuda" and precision != "fp32":
-        for engine in (trainer, evaluator):
-            if engine is not None:
-                engine.inferer = AutocastInferer(engine.inferer, precision, device)
-    return trainer, evaluator, scheduler
+        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        complete = record["asked"] == asked(epochs, time_limit_s, patience) and record["weights_sha256"] == sha256_of(folder / BEST)
+        ended = (record["epochs"], record["elapsed_s"], record["stopped_by"], record["best_metric"], record["best_epoch"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return TrainingResult(folder.resolve(), folder.resolve() / BEST, *ended) if complete else None
 
 
 def _check_run_dir(folder: Path, resume: bool) -> None:
@@ -268,47 +275,10 @@ def _check_run_dir(folder: Path, resume: bool) -> None:
         raise InputError(msg)
 
 
-def _make_run_dir(run_dir: str | Path) -> Path:
-    folder = Path(run_dir)
+def _make_run_dir(run_dir: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"{folder}: the output folder cannot be made ({error.strerror}); choose another with -o"
+        msg = f"{run_dir}: the output folder cannot be made ({error.strerror}); choose another with -o"
         raise OutputError(msg) from error
-    return folder.resolve()
-
-
-def _synthetic_dataset(folder: Path) -> Path:
-    from volseg.synthetic import write_dataset
-
-    target = folder / "synthetic_data"
-    if not (target / "dataset.json").is_file():
-        write_dataset(target, SYNTHETIC_CASES, seed=0)
-    return target
-
-
-def _check_channels(bundle: Bundle, cases: tuple[Case, ...], path: Path) -> None:
-    for case in cases:
-        if len(case.images) != bundle.input_channels:
-            msg = f"{path}: case {case.name} has {len(case.images)} images, but bundle {bundle.name} takes {bundle.input_channels} ({', '.join(bundle.channel_names)})"
-            raise DatasetError(msg)
-
-
-def _inference_network(bundle: Bundle) -> Any:
-    """The network as the bundle's inference config builds it, on the CPU."""
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(bundle.inference_config))
-    parser["bundle_root"] = str(bundle.path)
-    return parser.get_parsed_content("network_def")
-
-
-def _export(weights: Path, bundle: Bundle) -> None:
-    from volseg.training.checkpoint import detached_state, save_torch
-
-    state = read_state_dict(weights)
-    load_state(state, _inference_network(bundle), weights)
-    target = bundle.path / "models" / "model.pt"
-    target.parent.mkdir(exist_ok=True)
-    save_torch(detached_state(state, half=True), target)
+    return run_dir.resolve()

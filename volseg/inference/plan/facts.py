@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from volseg.inference.refine import Refinement
 from volseg.inference.streaming.restore import Decision
 from volseg.inference.streaming.sliding import SlidingWindow
 
@@ -51,6 +52,8 @@ class InferencePlan:
         How windows are laid and blended.
     decision : Decision
         How scores become a label.
+    refinements : tuple of Refinement
+        Corrections of the finished label, in order.
     """
 
     orientation: str | None
@@ -60,3 +63,4 @@ class InferencePlan:
     after: tuple[IntensityStep, ...]
     window: SlidingWindow
     decision: Decision
+    refinements: tuple[Refinement, ...] = ()

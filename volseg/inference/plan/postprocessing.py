@@ -9,15 +9,19 @@ from volseg.bundle import Bundle
 from volseg.bundle.config import Step, lookup
 from volseg.errors import BundleError
 from volseg.inference.plan.facts import UnrecognisedError
-from volseg.inference.plan.steps import POSTPROCESSING, WITHOUT_EFFECT, check_without_effect, find_steps, only, single, texts
+from volseg.inference.plan.steps import POSTPROCESSING, WITHOUT_EFFECT, check_without_effect, find_steps, only, plain, shown, single, texts
+from volseg.inference.refine import ARGUMENTS, NEIGHBOURS, SMALL, Refinement
 from volseg.inference.streaming.restore import Decision
+
+SMALLEST_OBJECT = 64
+"""``min_size`` of MONAI's ``RemoveSmallObjectsd`` where it is not given."""
 
 KEEPS_CHANNELS = WITHOUT_EFFECT | {"Invertd", "CastToTyped", "Activationsd"}
 """Transforms after a threshold that leave as many maps as there were."""
 
 
-def read_postprocessing(config: Mapping[str, Any]) -> Decision:
-    """How scores become a label.
+def read_postprocessing(config: Mapping[str, Any]) -> tuple[Decision, tuple[Refinement, ...]]:
+    """How scores become a label, and how the label is corrected.
 
     Raises
     ------
@@ -25,6 +29,7 @@ def read_postprocessing(config: Mapping[str, Any]) -> Decision:
         When a part is none the engine knows.
     """
     activation, threshold, nearest, inverted, decided = "none", None, False, False, False
+    refinements: list[Refinement] = []
     for step in find_steps(config, POSTPROCESSING):
         if step.target in WITHOUT_EFFECT:
             check_without_effect(step)
@@ -49,6 +54,8 @@ def read_postprocessing(config: Mapping[str, Any]) -> Decision:
         elif step.target == "AsDiscreted" and not decided:
             threshold = _read_decision(step)
             decided = True
+        elif step.target.removesuffix("d") in ARGUMENTS and inverted and decided:
+            refinements.append(read_refinement(config, step))
         elif not (step.target == "CastToTyped" and decided):
             msg = f"{step.target} in `postprocessing`"
             raise UnrecognisedError(msg)
@@ -58,7 +65,29 @@ def read_postprocessing(config: Mapping[str, Any]) -> Decision:
     if threshold is not None and activation == "softmax":
         msg = "a threshold on softmax"
         raise UnrecognisedError(msg)
-    return Decision(activation, threshold, nearest)
+    return Decision(activation, threshold, nearest), tuple(refinements)
+
+
+def read_refinement(config: Mapping[str, Any], step: Step) -> Refinement:
+    """One correction of the label; see :mod:`volseg.inference.refine`.
+
+    Raises
+    ------
+    UnrecognisedError
+        When its arguments are unknown, or do not fit one channel of labels.
+    """
+    name = step.target.removesuffix("d")
+    only(step, ARGUMENTS[name])
+    arguments = {key: plain(config, value) for key, value in step.arguments.items() if key in ARGUMENTS[name]}
+    labels, size = arguments.get("applied_labels"), arguments.get("min_size", SMALLEST_OBJECT)
+    listed = labels if isinstance(labels, list) else [] if labels is None else [labels]
+    flags = all(isinstance(arguments[key], bool) for key in ("independent", "independent_channels", "by_measure") if key in arguments)
+    one_map = not arguments.pop("is_onehot", None) and arguments.pop("num_components", 1) == 1
+    numbers = isinstance(size, (int, float)) and size >= 1 and all(type(label) is int and label > 0 for label in listed)
+    if not (flags and one_map and numbers and arguments.get("connectivity") in tuple(NEIGHBOURS)):
+        msg = f"{step.target} with {shown(step.arguments)}"
+        raise UnrecognisedError(msg)
+    return Refinement(name, arguments | ({"min_size": size} if name == SMALL else {}))
 
 
 def refuse_overlapping_regions(bundle: Bundle, config: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ def read_plan(bundle: Bundle, config: Mapping[str, Any], overlap: float | None =
     """
     refuse_overlapping_regions(bundle, config)
     image = read_preprocessing(config, bundle.input_channels)
-    decision = read_postprocessing(config)
+    decision, refinements = read_postprocessing(config)
     if image.interpolation == "nearest":
         # Without nearest_interp the inversion takes the mode of the image's own resampling.
         decision = replace(decision, nearest=True)
@@ -48,4 +48,4 @@ def read_plan(bundle: Bundle, config: Mapping[str, Any], overlap: float | None =
         msg = "a threshold on what was cropped after Spacingd"
         raise UnrecognisedError(msg)
     window = read_inferer(config, overlap)
-    return InferencePlan(image.orientation, image.spacing, image.interpolation, tuple(image.before), tuple(image.after), window, decision)
+    return InferencePlan(image.orientation, image.spacing, image.interpolation, tuple(image.before), tuple(image.after), window, decision, refinements)

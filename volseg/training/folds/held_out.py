@@ -1,0 +1,136 @@
+"""Predictions for the cases that a fold kept out of its training, by the bundle's own inference, on the scans' own grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.bundle import Bundle
+from volseg.dataset import Case
+from volseg.evaluation import Overlap, count_overlaps
+from volseg.geometry import Grid
+from volseg.io import load, load_label, output_stems
+from volseg.io.labels import label_object_kind
+from volseg.io.text import write_text
+from volseg.provenance import sha256_of
+from volseg.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from volseg.io import Volume
+
+Labels = npt.NDArray[np.unsignedinteger[Any]]
+
+PREDICTIONS = "validation"
+"""Folder of a fold's run with its predictions."""
+
+MADE_BY = ".weights.sha256"
+"""Beside them: the hash of the weights that made them, so that a new training makes new ones."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A case, and what a model that never saw it says.
+
+    Attributes
+    ----------
+    fold : int
+        The fold that kept it out.
+    case : Case
+        Its files.
+    prediction : Path
+        Label map on the grid of its first image.
+    known : frozenset of int
+        Label values it is annotated for, background left out; no other is scored.
+    ignored : tuple of int
+        Label values of voxels that are not scored.
+    """
+
+    fold: int
+    case: Case
+    prediction: Path
+    known: frozenset[int]
+    ignored: tuple[int, ...] = ()
+
+    def read(self) -> Pair:
+        """Prediction and reference; voxels that are to be ignored are background in both."""
+        scan = load(self.case.images[0]) if label_object_kind(self.case.label) is not None else None
+        reference, prediction = load_label(self.case.label, scan=scan, rois=self.case.rois), load(self.prediction)
+        truth, found = np.array(reference.array), np.array(prediction.array)
+        for value in self.ignored:
+            unknown = truth == value
+            truth[unknown] = found[unknown] = 0
+        return Pair(found.astype(np.uint8), truth.astype(np.uint8), reference.grid, self.known)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Arrays (i, j, k) of a prediction and its reference on one grid."""
+
+    prediction: Labels
+    reference: Labels
+    grid: Grid
+    known: frozenset[int] = field(default_factory=frozenset)
+
+    def dice(self, prediction: npt.NDArray[Any] | None = None) -> dict[int, float | None]:
+        """Dice of each known label, of this or another prediction; None where neither map has it."""
+        overlaps = count_overlaps(self.prediction if prediction is None else prediction, self.reference)
+        return {label: overlaps.get(label, Overlap()).dice for label in sorted(self.known)}
+
+
+def predict_fold(bundle: Bundle, weights: Path, cases: Sequence[Case], folder: Path, *, device: str, precision: str, reporter: Reporter) -> list[Path]:
+    """Segment the cases of a fold; predictions that the same weights made before are kept.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its inference config is used as it is, corrections of the label included.
+    weights : Path
+        Of the fold.
+    cases : sequence of Case
+        Kept out of its training.
+    folder : Path
+        Where ``CASE_seg.nii.gz`` go.
+    device, precision : str
+        See :class:`volseg.Segmenter`.
+    reporter : Reporter
+        Gets a line for each case.
+
+    Returns
+    -------
+    list of Path
+        One prediction a case.
+    """
+    from volseg.inference import Segmenter
+
+    targets = [folder / f"{stem}_seg.nii.gz" for stem in output_stems([case.images[0] for case in cases])]
+    digest = sha256_of(weights)
+    mark = folder / MADE_BY
+    kept = mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest
+    missing = [(case, target) for case, target in zip(cases, targets, strict=True) if not (kept and target.is_file())]
+    if not missing:
+        return targets
+    write_text(mark, f"{digest}\n")
+    if not kept:
+        for target in targets:
+            target.unlink(missing_ok=True)
+    with Segmenter(bundle.path, weights=weights, device=device, precision=precision) as segmenter:
+        for case, target in missing:
+            reporter.message(f"segmenting {case.name} of {folder.parent.name}")
+            segmenter.segment(scan_of(case, bundle)).save(target)
+    return targets
+
+
+def scan_of(case: Case, bundle: Bundle) -> Path | Mapping[str, Volume | str | Path]:
+    """What the segmenter takes of a case: one file, or one for each channel by its name."""
+    return case.images[0] if len(case.images) == 1 else dict(zip(bundle.channel_names, case.images, strict=True))
+
+
+def read_all(held: Sequence[HeldOut]) -> Iterator[tuple[HeldOut, Pair]]:
+    """Read the pairs one after the other; only one is in memory."""
+    for item in held:
+        yield item, item.read()

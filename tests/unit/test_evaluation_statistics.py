@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import GeometryError, InputError, OutputError
-from volseg.evaluation import LabelStatistics, label_statistics, lesions, write_statistics_csv
+from volseg.evaluation import LabelStatistics, label_statistics, lesions, statistics, write_statistics_csv
 from volseg.evaluation.label_record import DECIMALS
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
@@ -364,3 +364,47 @@ def test_the_table_has_a_row_for_each_label_and_lesion(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder"):
         write_statistics_csv([], tmp_path)
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+@pytest.mark.parametrize(("dtype", "order"), [(np.int16, "F"), (np.uint16, "C"), (np.float32, "F")])
+def test_scattered_labels_measured_together_are_those_measured_in_turn(monkeypatch: pytest.MonkeyPatch, connectivity: int, dtype: type, order: str) -> None:
+    rng = np.random.default_rng(connectivity)
+    grid = scanner_grid((27, 22, 19), (0.9, 1.1, 2.5), CENTRE, scanner_axes("LPS", 20))
+    label = np.array(np.repeat(rng.integers(0, 7, (27, 11, 19)), 2, axis=1) * (rng.random(grid.shape) < 0.8), np.uint8, order=order)
+    label[label == 5] = 0
+    label[2, 3, 4] = 9
+    image = (rng.normal(100, 300, grid.shape) if dtype is not np.uint16 else rng.integers(0, 4000, grid.shape)).astype(dtype)
+    if dtype is np.float32:
+        image[rng.random(grid.shape) < 0.01] = np.nan
+    names = {1: "one", 5: "nowhere", 9: "a single voxel"}
+    results = []
+    for turns in (0.0, np.inf):
+        monkeypatch.setattr(statistics, "TURNS_OF_ONE_WALK", turns)
+        results.append([entry.as_dict() for entry in label_statistics(label, scan(image, grid), names, connectivity=connectivity)])
+    together, in_turn = results
+    assert [entry["value"] for entry in together] == [1, 2, 3, 4, 5, 6, 9]
+    # Sums are taken in another order: the last of the written decimals may differ.
+    assert together == approximately(in_turn, 2 * 10.0**-DECIMALS)
+
+
+def approximately(value: object, tolerance: float) -> object:
+    if isinstance(value, dict):
+        return {key: approximately(item, tolerance) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [approximately(item, tolerance) for item in value]
+    return pytest.approx(value, abs=tolerance) if isinstance(value, float) else value
+
+
+def test_ordinary_organs_are_measured_in_turn_and_speckle_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    together = statistics.measure_together
+    monkeypatch.setattr(statistics, "measure_together", lambda label, *rest: asked.append(label.size) or together(label, *rest))
+    organs = np.zeros((40, 10, 10), np.uint8)
+    for value in range(1, 9):
+        organs[5 * value - 5 : 5 * value - 1] = value
+    label_statistics(organs, blank(plain_grid(organs.shape)), {})
+    assert not asked
+    speckle = np.random.default_rng(0).integers(0, 9, organs.shape).astype(np.uint8)
+    label_statistics(speckle, blank(plain_grid(organs.shape)), {})
+    assert asked == [speckle.size]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from volseg.evaluation.components import number_pieces
 from volseg.evaluation.diameter import Diameter, Mask, diameter_bounds, longest_axial_diameter
 from volseg.evaluation.intensity import mean_value, values_inside
 from volseg.geometry import Grid
@@ -78,6 +79,45 @@ class Pieces:
     longest: Diameter
 
 
+@dataclass(frozen=True, eq=False)
+class NumberedPieces:
+    """The connected pieces of one or more labels, numbered from 1 in the order of the array's memory.
+
+    Parameters
+    ----------
+    array : ndarray of unsigned integers, (i, j, k)
+        Number of the piece each voxel belongs to; 0 outside. A side may be one voxel longer than what was numbered.
+    voxels : ndarray of int64, (n + 1,)
+        Size of each piece; entry 0 is the background.
+    boxes : ndarray of int64, (n + 1, 3, 2)
+        First and last voxel along each axis.
+    centroids : ndarray of float64, (n + 1, 3)
+        Mean voxel index.
+    """
+
+    array: Labels
+    voxels: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.int64]
+    centroids: npt.NDArray[np.float64]
+
+
+def tabulate_pieces(labels: npt.NDArray[np.generic], connectivity: int) -> NumberedPieces:
+    """Number and tabulate the connected pieces of a mask, or of all the labels of a map at once; voxels of different labels never share a piece.
+
+    Parameters
+    ----------
+    labels : ndarray of bool or unsigned integers, (i, j, k)
+        0 is background.
+    connectivity : int
+        6 (faces), 18 (and edges) or 26 (and corners).
+    """
+    import cc3d
+
+    pieces, _ = number_pieces(labels, connectivity)
+    table = cc3d.statistics(pieces, no_slice_conversion=True)
+    return NumberedPieces(pieces, table["voxel_counts"].astype(np.int64), table["bounding_boxes"].astype(np.int64).reshape(-1, 3, 2), table["centroids"].astype(np.float64))
+
+
 def find_lesions(mask: Mask, image: npt.NDArray[np.generic], grid: Grid, start: Sequence[int], connectivity: int) -> Pieces:
     """Split a region into connected pieces and measure them.
 
@@ -96,26 +136,36 @@ def find_lesions(mask: Mask, image: npt.NDArray[np.generic], grid: Grid, start: 
     connectivity : int
         6 (faces), 18 (and edges) or 26 (and corners).
     """
-    import cc3d
+    pieces = tabulate_pieces(mask, connectivity)
+    return measure_pieces(pieces, np.arange(1, len(pieces.voxels)), image, grid, start)
 
-    # cc3d 4.1.1 expects one piece in eight voxels at most, which is true of even sides only: one row of three voxels with two pieces overruns its table.
-    even = np.pad(mask, [(0, side % 2) for side in mask.shape]) if any(side % 2 for side in mask.shape) else mask
-    pieces, count = cc3d.connected_components(even, connectivity=connectivity, return_N=True)
-    table = cc3d.statistics(pieces, no_slice_conversion=True)
-    voxels, boxes = table["voxel_counts"].astype(np.int64), table["bounding_boxes"].astype(np.int64).reshape(-1, 3, 2)
-    order = np.argsort(-voxels[1:], kind="stable") + 1
+
+def measure_pieces(pieces: NumberedPieces, which: npt.NDArray[np.integer], image: npt.NDArray[np.generic], grid: Grid, start: Sequence[int]) -> Pieces:
+    """Measure the pieces of one label.
+
+    Parameters
+    ----------
+    pieces : NumberedPieces
+        Those of this label among them.
+    which : ndarray of integers, (m,)
+        Their numbers, ascending; at least one.
+    image, grid, start
+        As for :func:`find_lesions`.
+    """
+    order = which[np.argsort(-pieces.voxels[which], kind="stable")]
     lesions = []
     for number, piece in enumerate(order[:MAX_LESIONS], 1):
-        box = tuple(slice(low, high + 1) for low, high in boxes[piece])
-        inside = pieces[box] == piece
-        corner = boxes[piece, :, 0] + np.asarray(start)
+        box = tuple(slice(low, high + 1) for low, high in pieces.boxes[piece])
+        inside = pieces.array[box] == piece
+        corner = pieces.boxes[piece, :, 0] + np.asarray(start)
         diameter = longest_axial_diameter(inside, grid, corner)
         assert diameter is not None
-        centroid = as_point(grid.to_world(table["centroids"][piece] + np.asarray(start)))
-        around = bounding_box(grid, corner, boxes[piece, :, 1] + np.asarray(start))
-        lesions.append(Lesion(number, int(voxels[piece]), float(voxels[piece]) * grid.voxel_volume_ml, centroid, around, diameter, mean_value(values_inside(image[box], inside))))
+        centroid = as_point(grid.to_world(pieces.centroids[piece] + np.asarray(start)))
+        around = bounding_box(grid, corner, pieces.boxes[piece, :, 1] + np.asarray(start))
+        voxels = int(pieces.voxels[piece])
+        lesions.append(Lesion(number, voxels, voxels * grid.voxel_volume_ml, centroid, around, diameter, mean_value(values_inside(image[box], inside))))
     longest = max((lesion.diameter for lesion in lesions), key=lambda diameter: diameter.length_mm)
-    return Pieces(int(count), tuple(lesions), _longest_of_rest(pieces, boxes, order[MAX_LESIONS:], grid, start, longest))
+    return Pieces(len(which), tuple(lesions), _longest_of_rest(pieces, order[MAX_LESIONS:], grid, start, longest))
 
 
 def bounding_box(grid: Grid, first: npt.NDArray[np.integer], last: npt.NDArray[np.integer]) -> BoundingBox:
@@ -136,14 +186,15 @@ def _as_index(values: npt.NDArray[np.integer]) -> Index:
     return i, j, k
 
 
-def _longest_of_rest(pieces: Labels, boxes: npt.NDArray[np.int64], rest: npt.NDArray[np.int64], grid: Grid, start: Sequence[int], longest: Diameter) -> Diameter:
+def _longest_of_rest(pieces: NumberedPieces, rest: npt.NDArray[np.integer], grid: Grid, start: Sequence[int], longest: Diameter) -> Diameter:
     """A small piece may be longer than a large one; of those not listed, only the ones whose box is long enough are measured."""
+    boxes = pieces.boxes[rest]
     across = [other for other in range(3) if other != grid.world_axes.index(2)]
-    bounds = diameter_bounds((boxes[rest, :, 1] - boxes[rest, :, 0] + 1)[:, across], grid.affine[:3, across])
+    bounds = diameter_bounds((boxes[:, :, 1] - boxes[:, :, 0] + 1)[:, across], grid.affine[:3, across])
     for place in np.argsort(-bounds, kind="stable"):
         if bounds[place] <= longest.length_mm:
             break
-        box = tuple(slice(low, high + 1) for low, high in boxes[rest[place]])
-        longer = longest_axial_diameter(pieces[box] == rest[place], grid, boxes[rest[place], :, 0] + np.asarray(start), longer_than=longest.length_mm)
+        box = tuple(slice(low, high + 1) for low, high in boxes[place])
+        longer = longest_axial_diameter(pieces.array[box] == rest[place], grid, boxes[place, :, 0] + np.asarray(start), longer_than=longest.length_mm)
         longest = longer or longest
     return longest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ class Grid:
         cosines = self.direction.T @ self.direction
         return float(np.abs(cosines - np.diag(np.diag(cosines))).max())
 
-    @property
+    @cached_property
     def world_axes(self) -> tuple[int, int, int]:
         """For each array axis, the world axis (0 x, 1 y, 2 z) it follows most closely, as a permutation.
 

@@ -60,7 +60,7 @@ def check_train_run(subject: Subject) -> Outcome:
     """The stock MONAI trainer runs, the parameters change and stay finite."""
     import torch
 
-    overrides: dict[str, Any] = {**train_data(subject), "train#trainer#max_epochs": TRAIN_STEPS, "val_interval": TRAIN_STEPS}
+    overrides: dict[str, Any] = {**train_data(subject), "train#trainer#max_epochs": TRAIN_STEPS, "val_interval": TRAIN_STEPS, "iterations_per_epoch": 1}
     with subject.running():
         workflow = subject.workflow("train", "train", **overrides)
         workflow.initialize()

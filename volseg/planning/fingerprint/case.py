@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.dataset import Case, inspect_case
+from volseg.dataset import Case
+from volseg.dataset.checks import inspect_case
 from volseg.geometry import reorient
 from volseg.io import Volume
 from volseg.planning.fingerprint.facts import CaseFacts, Intensities, LabelFacts, Size

@@ -75,7 +75,7 @@ def test_folders_give_a_table_json_and_csv(folders: tuple[Path, Path], tmp_path:
     assert len(content["cases"][0]["reference"]["sha256"]) == 64
     assert content["cases"][0]["labels"][0]["reference_ml"] == pytest.approx(4 * 14 * 9 * 1.5 * 1.5 * 4 / 1000)
     assert [row["dice"] for row in csv.DictReader(cases.open())] == ["0.5", "0.75", ""]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "out", "references", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "out", "references", "report.html", "report.json"]
 
 
 def test_json_is_the_only_thing_on_stdout(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +212,115 @@ def test_a_label_map_stored_the_other_way_round_and_as_floats_is_the_same(tmp_pa
     assert json.loads(out)["mean_dice"] == 1
 
 
+def test_json_brings_a_csv_and_a_page_with_pictures_on_the_scans(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    write(tmp_path / "scans" / "a_0000.nii.gz", random.normal(0, 100, SHAPE).astype(np.float32))
+    write(tmp_path / "scans" / "b_CT.nii.gz", random.normal(0, 100, (4, 4, 4)).astype(np.float32))
+    code, out, err = run(capsys, *folders, "-o", tmp_path / "results" / "report.json", "--images", tmp_path / "scans", "--labels", "1=tumor")
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["report.csv", "report.html", "report.json"]
+    assert all(f"wrote {path}" in out for path in (tmp_path / "results").iterdir())
+    page = (tmp_path / "results" / "report.html").read_text()
+    # Case c has no Dice; b's image lies elsewhere.
+    assert "Scan: a_0000." in page
+    assert "The scan b_CT does not lie on the labels" in page
+    assert page.index("<h3>a</h3>") < page.index("<h3>b</h3>")
+    assert "<h3>c</h3>" not in page
+    assert str(tmp_path) not in page
+    rows = list(csv.DictReader((tmp_path / "results" / "report.csv").open()))
+    # 4 slices of 1.5 mm, two of which stick out at either end.
+    assert [row["hd_mm"] for row in rows] == ["3.0", "3.0", ""]
+    content = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert content["settings"] == {"tolerance_mm": 2.0, "label_tolerances_mm": {}, "lesion_iou": 0.1, "lesion_connectivity": 26}
+    low, high = (content["summary"][0]["dice"][f"mean_{end}"] for end in ("low", "high"))
+    assert 0.5 <= low <= 0.625 <= high <= 0.75
+
+
+def test_no_pictures_are_drawn_when_none_are_asked_for(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *folders, "-o", tmp_path / "report.json", "--worst", 0)[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Worst cases" not in page
+    assert "Statistics per label" in page
+
+
+def test_an_unreadable_scan_costs_its_picture_only(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").write_text("no image")
+    assert run(capsys, *folders, "-o", tmp_path / "report.json", "--images", tmp_path / "scans")[0] == 0
+    assert "The scan cannot be read" in (tmp_path / "report.html").read_text()
+
+
+def test_tolerances_are_for_all_labels_or_for_one(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Two faces of case a's slab are 3 mm away, the other four coincide: the NSD is 1 from 3 mm on."""
+    for options, expected in (((), False), (("--tolerance", "3"), True), (("--tolerance", "tumor=3"), True), (("--tolerance", "3", "--tolerance", "1=2"), False)):
+        code, out, err = run(capsys, *folders, "--labels", "1=tumor", *options, "--json")
+        assert code == 0, err
+        assert (json.loads(out)["cases"][0]["labels"][0]["nsd"] == 1) is expected, options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--tolerance", "wide"), "neither MM nor LABEL=MM"),
+        (("--tolerance", "1", "--tolerance", "2"), "given twice"),
+        (("--tolerance", "tumor=1", "--tolerance", "1=2"), "given twice"),
+        (("--tolerance", "liver=1"), "no label is called 'liver'; the labels are 1 tumor"),
+        (("--tolerance", "-1"), "at least 0, got -1"),
+        (("--lesion-iou", "7"), "between 0 and 1, got 7"),
+    ],
+)
+def test_options_that_make_no_sense(options: tuple[str, ...], says: str, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *folders, "--labels", "1=tumor", *options)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_lesion_is_found_from_the_given_overlap(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Case a: 2 of 6 slices are common."""
+    found = [json.loads(run(capsys, *folders, "--lesion-iou", value, "--json")[1])["cases"][0]["labels"][0]["true_positive_lesions"] for value in ("0.33", "0.34")]
+    assert found == [1, 0]
+
+
+def test_two_models_are_compared_case_by_case(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for case in "abc":
+        write(tmp_path / "other" / f"{case}_seg.nii.gz", slab(0, 0) if case == "c" else slab(2, 6))
+    code, out, err = run(capsys, *folders, "--compare", tmp_path / "other", "-o", tmp_path / "report.json", "--labels", "1=tumor")
+    assert code == 0, err
+    assert "out (first) against other (second)" in out
+    comparison = json.loads((tmp_path / "report.json").read_text())["comparison"]
+    dice = next(each for each in comparison["labels"][0]["differences"] if each["metric"] == "dice")
+    # 0.5 against 1 and 0.75 against 2 * 4 / (4 + 8).
+    assert dice["difference"] == pytest.approx(((0.5 - 1) + (0.75 - 2 / 3)) / 2)
+    assert (dice["n"], dice["wins"], dice["losses"]) == (2, 1, 1)
+    assert comparison["second"]["mean_dice"] == pytest.approx((1 + 2 / 3) / 2)
+    assert "Compared with other" in (tmp_path / "report.html").read_text()
+
+
+def test_every_case_that_cannot_be_compared_is_named_in_one_run(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions, references = folders
+    moved = AFFINE.copy()
+    moved[0, 3] = 2.5
+    write(predictions / "a_CT_seg.nii.gz", slab(0, 4), moved)
+    write(predictions / "b_CT_seg.nii.gz", slab(0, 8, label=7))
+    write(references / "c.nii.gz", np.full(SHAPE, 0.5, np.float32))
+    code, out, err = run(capsys, predictions, references, "--labels", "1=tumor", "-o", tmp_path / "report.json", "-q")
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) == 4
+    assert re.search(r"a: .*a_CT_seg\.nii\.gz: not on the grid .* 2\.5 mm apart", lines[0])
+    assert re.search(r"b: .*b_CT_seg\.nii\.gz: holds label 7 \(1008 voxels\), while the named labels are 1 tumor", lines[1])
+    assert re.search(r"c: .*c\.nii\.gz: not a label map", lines[2])
+    assert "3 problems in 3 of 3 cases" in lines[3]
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_the_page_may_not_take_the_place_of_the_json(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *folders, "-o", tmp_path / "report.html")
+    assert code == 2
+    assert "name two files" in err
+
+
 def write_dicom_labels(folder: Path) -> None:
     """``scan_seg.dcm`` and ``RTSTRUCT.dcm`` (an ROI called GTV) beside the series they belong to."""
     volume = volseg.load(series_folder(Scan(np.zeros((6, 12, 10), np.int16)).datasets(), folder / "DICOM_FOLDER"))
@@ -229,9 +338,11 @@ def test_the_examples_of_the_help_run(folders: tuple[Path, Path], tmp_path: Path
     training = [{"image": f"imagesTr/{case}_CT.nii.gz", "label": f"../references/{case}.nii.gz"} for case in "abc"]
     (tmp_path / "DATASET").mkdir()
     (tmp_path / "DATASET" / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "mass"}, "training": training}))
+    for case in "abc":
+        write(tmp_path / "other" / f"{case}_seg.nii.gz", slab(0, 3))
     write_dicom_labels(tmp_path)
     commands = [line.strip() for line in EXAMPLES.splitlines() if line.strip().startswith("volseg ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         code, out, err = run(capsys, *shlex.split(command)[2:])
         assert code == 0, f"{command}: {err}"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volseg.errors import GeometryError, InputError, OutputError, WriteError
-from volseg.evaluation import GRID_TOLERANCE_MM, CaseOverlap, Distribution, compare_volumes, summarise, write_csv
+from volseg.evaluation import GRID_TOLERANCE_MM, METRICS, CaseAgreement, Distribution, Settings, compare_volumes, score_pair, summarise, write_csv
 from volseg.evaluation.writing import format_csv
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
@@ -115,7 +115,7 @@ def test_statistics_of_one_and_of_none() -> None:
     assert Distribution.of([None, None]) == Distribution(0, 2)
 
 
-def four_cases() -> list[CaseOverlap]:
+def four_cases() -> list[CaseAgreement]:
     empty = np.zeros(SHAPE, np.uint8)
     pairs = {"both": (empty, empty), "missed": (empty, block(0, 4)), "spurious": (block(0, 4), empty), "half": (block(0, 4), block(2, 6))}
     return [compare_volumes(volume(prediction), volume(reference), name) for name, (prediction, reference) in pairs.items()]
@@ -137,6 +137,66 @@ def test_named_labels_are_listed_even_if_absent_and_found_ones_even_if_unnamed()
     evaluation = summarise([case], {1: "tumor", 2: "node"})
     assert [(summary.label, summary.name, summary.dice.n, summary.dice.mean) for summary in evaluation.summary] == [(1, "tumor", 0, None), (2, "node", 0, None), (3, "3", 1, 1.0)]
     assert evaluation.mean_dice == 1
+
+
+def test_distances_are_left_out_where_a_surface_is_missing_and_counted_there() -> None:
+    (summary,) = summarise(four_cases(), {1: "tumor"}).summary
+    assert (summary.metrics["hd95_mm"].n, summary.metrics["hd95_mm"].n_undefined) == (1, 3)
+    # Two of four slices each stick out by 2 of 0.9 mm.
+    assert summary.metrics["hd_mm"].mean == pytest.approx(2 * 0.9)
+    assert (summary.metrics["nsd"].n, summary.metrics["nsd"].minimum) == (3, 0)
+    assert (summary.metrics["volume_error_percent"].n, summary.metrics["volume_error_percent"].minimum) == (2, -100)
+    assert (summary.lesions.true_positive, summary.lesions.false_positive, summary.lesions.false_negative) == (1, 1, 1)
+    assert summary.lesions.f1 == pytest.approx(0.5)
+
+
+def test_over_all_labels_every_case_counts_once_with_the_mean_of_its_labels() -> None:
+    prediction, reference = block(0, 4) + block(8, 12, 2), block(2, 6) + block(8, 12, 2)
+    only_first = compare_volumes(volume(block(0, 4)), volume(block(0, 4)), "b")
+    evaluation = summarise([compare_volumes(volume(prediction), volume(reference), "a"), only_first], {1: "tumor", 2: "node"})
+    dice = evaluation.overall["dice"]
+    # Case a: (0.5 + 1) / 2; case b: its second label is in neither map.
+    assert (dice.n, dice.mean) == (2, pytest.approx((0.75 + 1) / 2))
+    assert evaluation.mean_dice == pytest.approx(((0.5 + 1) / 2 + 1) / 2), "the mean over labels of the means over cases, as ever"
+    assert [case.name for case in evaluation.worst(5)] == ["a", "b"]
+    assert [case.name for case in evaluation.worst(1)] == ["a"]
+
+
+def test_arrays_are_scored_like_files_and_only_the_labels_asked_for() -> None:
+    random = np.random.default_rng(3)
+    prediction, reference = (random.integers(0, 4, SHAPE, dtype=np.uint8) for _ in range(2))
+    told = Settings(1.0, {2: 4.0}, 0.0)
+    case = compare_volumes(volume(prediction), volume(reference), "a", told).score({1: "one", 2: "two", 7: "none"})
+    arrays = score_pair(prediction, reference, (0.9, 0.9, 3.0), {1: "one", 2: "two", 7: "none"}, settings=told)
+    for expected, found in zip(case, arrays, strict=True):
+        assert found.metrics() == pytest.approx(expected.metrics(), nan_ok=True)
+    assert list(arrays[0].metrics()) == [metric.key for metric in METRICS]
+    assert set(arrays[2].metrics().values()) == {None, 0.0}, "a label in neither map: volumes of 0, everything else undefined"
+    assert arrays[1].agreement.surface.nsd == 1, "random labels are within 4 mm of each other everywhere"
+
+
+def test_memory_order_and_a_margin_change_nothing() -> None:
+    random = np.random.default_rng(4)
+    prediction, reference = ((random.random((8, 7, 6)) < 0.3).astype(np.uint8) for _ in range(2))
+    expected = score_pair(prediction, reference, (1, 2, 3), {1: "a"})
+    padded = [np.asfortranarray(np.pad(array, ((3, 1), (0, 5), (2, 2)))) for array in (prediction, reference)]
+    assert score_pair(*padded, (1, 2, 3), {1: "a"})[0].metrics() == pytest.approx(expected[0].metrics())
+    assert score_pair(prediction, np.asfortranarray(reference), (1, 2, 3), {1: "a"}) == expected
+
+
+@pytest.mark.parametrize("spacing", [(1, 2), (1, 0, 2), np.zeros((3, 3))])
+def test_a_spacing_that_is_none_is_refused(spacing: object) -> None:
+    with pytest.raises(InputError, match="three positive numbers of mm"):
+        score_pair(block(0, 2), block(0, 2), spacing, {1: "a"})
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 0, got -1"):
+        Settings(tolerance_mm=-1)
+    with pytest.raises(InputError, match="got nan"):
+        Settings(label_tolerances_mm={1: float("nan")})
+    with pytest.raises(InputError, match=r"between 0 and 1, got 1\.5"):
+        Settings(lesion_iou=1.5)
 
 
 def test_json_and_csv_hold_every_case_and_leave_the_undefined_empty(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
-"""A whole evaluation: pairs of label maps in, scores per case and label and a summary per label out."""
+"""A whole evaluation: scores per case and label, and their summary per label and over all labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from volseg import __version__, io
-from volseg.evaluation.pairing import Pair
-from volseg.evaluation.reading import read_pair
-from volseg.evaluation.scores import GRID_TOLERANCE_MM, CaseOverlap, LabelScore, compare_volumes
-from volseg.evaluation.summary import LabelSummary, summarise_label
+from volseg.evaluation.bootstrap import METHOD
+from volseg.evaluation.metrics.catalogue import EMPTY_CASES, METRICS, SURFACES
+from volseg.evaluation.metrics.settings import Settings
+from volseg.evaluation.scores import GRID_TOLERANCE_MM, CaseAgreement, LabelScore
+from volseg.evaluation.summary import Distribution, LabelSummary, case_means, summarise_label, summarise_overall
 
 SCHEMA = "volseg.evaluation/1"
 """Name and version of the JSON layout of :meth:`Evaluation.to_dict`; the number rises when a key changes its meaning or goes away."""
@@ -26,6 +27,11 @@ class Case:
     reference: io.Source
     grid: str
     scores: tuple[LabelScore, ...]
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean Dice over the labels that have one; None where none has."""
+        return case_means(self.scores)["dice"]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -52,12 +58,18 @@ class Evaluation:
         References without a prediction; they are in no statistic.
     unmatched : tuple of Path
         Predictions without a reference; they are in no statistic.
+    overall : mapping of str to Distribution
+        Every metric over all labels: each case counts with the mean over its labels (:func:`~volseg.evaluation.summary.summarise_overall`).
+    settings : Settings
+        What the metrics were told.
     """
 
     cases: tuple[Case, ...]
     summary: tuple[LabelSummary, ...]
     missing: tuple[Path, ...] = ()
     unmatched: tuple[Path, ...] = ()
+    overall: Mapping[str, Distribution] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def mean_dice(self) -> float | None:
@@ -65,66 +77,60 @@ class Evaluation:
         means = [label.dice.mean for label in self.summary if label.dice.mean is not None]
         return sum(means) / len(means) if means else None
 
+    def worst(self, count: int) -> tuple[Case, ...]:
+        """The cases of lowest mean Dice, the worst first; a case without any Dice is not among them."""
+        scored = [(value, case) for case in self.cases if (value := case.mean_dice) is not None]
+        return tuple(case for _, case in sorted(scored, key=lambda item: item[0])[:count])
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values (``SCHEMA``); what is undefined is None."""
         return {
             "schema": SCHEMA,
             "volseg": __version__,
             "grid_tolerance_mm": GRID_TOLERANCE_MM,
+            "settings": self.settings.to_dict(),
             "n_cases": len(self.cases),
             "mean_dice": self.mean_dice,
             "summary": [label.to_dict() for label in self.summary],
+            "overall": {key: asdict(distribution) for key, distribution in self.overall.items()},
             "cases": [case.to_dict() for case in self.cases],
             "references_without_prediction": [str(path) for path in self.missing],
             "predictions_without_reference": [str(path) for path in self.unmatched],
+            "metrics": [metric.to_dict() for metric in METRICS],
+            "methods": {"surfaces": SURFACES, "empty_cases": EMPTY_CASES, "intervals": METHOD},
         }
 
 
-def evaluate_pairs(
-    pairs: Iterable[Pair],
+def summarise(
+    agreements: Sequence[CaseAgreement],
     label_names: Mapping[int, str] | None = None,
     *,
-    rois: Mapping[str, int] | None = None,
-    scans: Path | None = None,
+    settings: Settings | None = None,
     missing: Sequence[Path] = (),
     unmatched: Sequence[Path] = (),
 ) -> Evaluation:
-    """Read and compare pairs of label maps, one pair in memory at a time.
+    """Make an :class:`Evaluation` of pairs that are already measured.
 
-    Evaluated are the labels of ``label_names`` and every other label found in any map; a label found in neither map of a case is two empty masks there.
+    Scored are the labels of ``label_names`` and every other label found in any map; a label found in neither map of a case is two empty masks there.
 
     Parameters
     ----------
-    pairs : iterable of Pair
-        Cases; read as they are iterated, so a progress bar can wrap them.
+    agreements : sequence of CaseAgreement
+        One for each case.
     label_names : mapping of int to str, optional
         Names by label value; a label without one is named by its value.
-    rois : mapping of str to int, optional
-        Segments or ROIs to take of DICOM objects, by name, and the label value each gets; see :func:`~volseg.evaluation.reading.read_pair`.
-    scans : Path, optional
-        Where to look first for the series of DICOM objects.
+    settings : Settings, optional
+        What they were measured with.
     missing, unmatched : sequence of Path
         References and predictions that found no partner, to be reported.
-
-    Raises
-    ------
-    GeometryError
-        If the maps of a pair do not lie on one grid.
-    InputError
-        If a file cannot be read or is not a label map.
     """
-    overlaps = [compare_volumes(*read_pair(pair, rois, scans), pair.case) for pair in pairs]
-    return summarise(overlaps, label_names, missing=missing, unmatched=unmatched)
-
-
-def summarise(overlaps: Sequence[CaseOverlap], label_names: Mapping[int, str] | None = None, *, missing: Sequence[Path] = (), unmatched: Sequence[Path] = ()) -> Evaluation:
-    """Make an :class:`Evaluation` of overlaps that are already counted; see :func:`evaluate_pairs`."""
     given = label_names or {}
-    labels = sorted({*given, *(label for case in overlaps for label in case.overlaps)} - {0})
+    labels = sorted({*given, *(label for case in agreements for label in case.agreements)} - {0})
     names = {label: given.get(label, str(label)) for label in labels}
-    cases = tuple(Case(case.case, case.prediction, case.reference, str(case.grid), case.score(names)) for case in overlaps)
+    cases = tuple(Case(case.case, case.prediction, case.reference, str(case.grid), case.score(names)) for case in agreements)
     summary = tuple(summarise_label([case.scores[position] for case in cases]) for position in range(len(labels)) if cases)
-    return Evaluation(cases, summary, tuple(missing), tuple(unmatched))
+    overall = summarise_overall([case.scores for case in cases])
+    return Evaluation(cases, summary, tuple(missing), tuple(unmatched), overall, settings or Settings())
 
 
 def _identity(source: io.Source) -> dict[str, Any]:

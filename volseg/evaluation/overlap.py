@@ -10,7 +10,8 @@ empty          not empty      0 (the structure was missed)
 not empty      empty          0 (spurious; the false-positive volume says by how much)
 =============  =============  ==========================================================================
 
-Precision is undefined where the prediction is empty, sensitivity where the reference is. MONAI (``ignore_empty``) and nnU-Net give NaN for two empty masks, which is the same rule.
+Precision is undefined where the prediction is empty, sensitivity where the reference is. MONAI (``ignore_empty``) and nnU-Net give NaN for two empty masks, which is the same rule;
+:data:`volseg.evaluation.metrics.catalogue.EMPTY_CASES` says how the other metrics and the statistics follow it.
 """
 
 from __future__ import annotations
@@ -101,9 +102,7 @@ def count_overlaps(prediction: AnyArray, reference: AnyArray) -> dict[int, Overl
     InputError
         If an array does not hold integers from 0 to ``MAX_LABEL``, or they hold more than ``MAX_LABELS`` different ones.
     """
-    if prediction.shape != reference.shape:
-        msg = f"prediction and reference have different shapes, {prediction.shape} and {reference.shape}; bring both onto one grid first"
-        raise GeometryError(msg)
+    require_same_shape(prediction, reference)
     present = [np.flatnonzero(count_labels(array)) for array in (prediction, reference)]
     labels = np.unique(np.concatenate([np.zeros(1, dtype=np.intp), *present]))
     size = len(labels)
@@ -118,6 +117,19 @@ def count_overlaps(prediction: AnyArray, reference: AnyArray) -> dict[int, Overl
     table = counts.reshape(size, size)
     agree, predicted, referenced = np.diag(table), table.sum(axis=1), table.sum(axis=0)
     return {int(label): Overlap(int(agree[row]), int(predicted[row] - agree[row]), int(referenced[row] - agree[row])) for row, label in enumerate(labels) if label != 0}
+
+
+def require_same_shape(prediction: AnyArray, reference: AnyArray) -> None:
+    """Refuse arrays that cannot lie on one grid.
+
+    Raises
+    ------
+    GeometryError
+        If the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        msg = f"prediction and reference have different shapes, {prediction.shape} and {reference.shape}; bring both onto one grid first"
+        raise GeometryError(msg)
 
 
 def count_labels(array: AnyArray) -> npt.NDArray[np.int64]:

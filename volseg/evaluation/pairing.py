@@ -44,10 +44,13 @@ class Reference:
         The label map.
     aliases : tuple of str
         Stems of its images, from a dataset's ``dataset.json``.
+    images : tuple of Path
+        The images themselves, the first channel first.
     """
 
     path: Path
     aliases: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,36 @@ def pair_files(predictions: Sequence[Path], references: Sequence[Reference]) -> 
     )
 
 
+def find_images(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
+    """The scan of each case, as far as there is one.
+
+    Parameters
+    ----------
+    folder : Path
+        A dataset with ``dataset.json``, whose scans are known by their references (of several channels the first is taken); or a folder with image files or DICOM folders named
+        after the case, with nnU-Net's ``_0000`` behind it, or with an underscore and something else behind it (of several the first by name).
+    pairs : sequence of Pair
+        The cases.
+
+    Returns
+    -------
+    dict of str to Path
+        Scan by case name.
+    """
+    if (folder / "dataset.json").is_file():
+        listed = {reference.path.resolve(): reference.images for reference in find_references(folder).items if reference.images}
+        return {pair.case: listed[path][0] for pair in pairs if (path := pair.reference.resolve()) in listed and listed[path][0].exists()}
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and (path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)))
+    found = {}
+    for pair in pairs:
+        stem = strip_ending(image_stem(pair.reference))
+        exact = [path for path in files if image_stem(path) in (stem, stem + NNUNET_ENDING)]
+        longer = [path for path in files if image_stem(path).startswith(f"{stem}_")]
+        if exact or longer:
+            found[pair.case] = (exact or longer)[0]
+    return found
+
+
 def list_names(paths: Sequence[Path]) -> str:
     """File names for a message, the first few and how many more."""
     more = len(paths) - NAMES_SHOWN
@@ -219,7 +252,7 @@ def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
         raise DatasetError(msg)
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
-    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)))
+    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images))
 
 
 def _aliases(folder: Path, image: str) -> list[str]:

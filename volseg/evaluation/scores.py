@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from volseg.errors import GeometryError, InputError
+from volseg.evaluation.agreement import Agreement, measure_agreement
 from volseg.evaluation.labels import label_array
-from volseg.evaluation.overlap import Overlap, count_overlaps
+from volseg.evaluation.metrics.catalogue import METRICS
+from volseg.evaluation.metrics.settings import Settings
+from volseg.evaluation.overlap import AnyArray, Overlap
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
 
@@ -31,16 +37,21 @@ class LabelScore:
         Label value.
     name : str
         Its name, or the value as text.
-    overlap : Overlap
-        Voxel counts; Dice, IoU, precision and sensitivity are its properties.
+    agreement : Agreement
+        What was measured, in voxels, surfaces and lesions.
     voxel_volume_ml : float
         Volume of a voxel (ml).
     """
 
     label: int
     name: str
-    overlap: Overlap
+    agreement: Agreement
     voxel_volume_ml: float
+
+    @property
+    def overlap(self) -> Overlap:
+        """Voxel counts; Dice, IoU, precision and sensitivity are its properties."""
+        return self.agreement.overlap
 
     @property
     def predicted_ml(self) -> float:
@@ -58,15 +69,26 @@ class LabelScore:
         return (self.overlap.predicted - self.overlap.referenced) * self.voxel_volume_ml
 
     @property
+    def volume_error_percent(self) -> float | None:
+        """Predicted minus reference volume in per cent of the reference; None where the reference is empty."""
+        overlap = self.overlap
+        return 100 * (overlap.predicted - overlap.referenced) / overlap.referenced if overlap.referenced else None
+
+    @property
     def note(self) -> str:
         """``"both empty"``, ``"missed"`` (prediction empty), ``"spurious"`` (reference empty), or nothing."""
         if self.overlap.predicted == 0:
             return "both empty" if self.overlap.referenced == 0 else "missed"
         return "spurious" if self.overlap.referenced == 0 else ""
 
+    def metrics(self) -> dict[str, float | None]:
+        """Every metric of :data:`~volseg.evaluation.metrics.catalogue.METRICS` by its key; None where it is undefined."""
+        values = self.to_dict()
+        return {metric.key: values[metric.key] for metric in METRICS}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; an undefined metric is None."""
-        overlap = self.overlap
+        overlap, surface, detection = self.overlap, self.agreement.surface, self.agreement.detection
         return {
             "label": self.label,
             "name": self.name,
@@ -74,20 +96,33 @@ class LabelScore:
             "iou": overlap.iou,
             "precision": overlap.precision,
             "sensitivity": overlap.sensitivity,
+            "nsd": surface.nsd,
+            "hd95_mm": surface.hd95_mm,
+            "hd_mm": surface.hd_mm,
+            "assd_mm": surface.assd_mm,
             "true_positive_voxels": overlap.true_positive,
             "false_positive_voxels": overlap.false_positive,
             "false_negative_voxels": overlap.false_negative,
             "prediction_ml": self.predicted_ml,
             "reference_ml": self.reference_ml,
             "volume_difference_ml": self.volume_difference_ml,
+            "volume_error_percent": self.volume_error_percent,
             "false_positive_ml": overlap.false_positive * self.voxel_volume_ml,
             "false_negative_ml": overlap.false_negative * self.voxel_volume_ml,
+            "lesion_f1": detection.f1,
+            "lesion_sensitivity": detection.sensitivity,
+            "lesion_precision": detection.precision,
+            "true_positive_lesions": detection.true_positive,
+            "false_positive_lesions": detection.false_positive,
+            "false_negative_lesions": detection.false_negative,
+            "false_positive_lesions_ml": detection.false_positive_voxels * self.voxel_volume_ml,
+            "false_negative_lesions_ml": detection.false_negative_voxels * self.voxel_volume_ml,
             "note": self.note,
         }
 
 
 @dataclass(frozen=True)
-class CaseOverlap:
+class CaseAgreement:
     """Everything measured on one pair of label maps, before labels are named.
 
     Parameters
@@ -98,24 +133,69 @@ class CaseOverlap:
         Where the two label maps were read, with the SHA-256 of the files.
     grid : Grid
         The reference's grid.
-    overlaps : mapping of int to Overlap
-        Counts of every label found in either map.
+    agreements : mapping of int to Agreement
+        Of every label found in either map.
     """
 
     case: str
     prediction: Source
     reference: Source
     grid: Grid
-    overlaps: Mapping[int, Overlap]
+    agreements: Mapping[int, Agreement]
+
+    @property
+    def overlaps(self) -> dict[int, Overlap]:
+        """Voxel counts of every label found in either map."""
+        return {label: agreement.overlap for label, agreement in self.agreements.items()}
 
     def score(self, names: Mapping[int, str]) -> tuple[LabelScore, ...]:
         """Scores for exactly the labels of ``names``; one that occurs in neither map counts as two empty masks."""
         volume = self.grid.voxel_volume_ml
-        return tuple(LabelScore(label, name, self.overlaps.get(label, Overlap()), volume) for label, name in names.items())
+        return tuple(LabelScore(label, name, self.agreements.get(label, Agreement()), volume) for label, name in names.items())
 
 
-def compare_volumes(prediction: Volume, reference: Volume, case: str | None = None) -> CaseOverlap:
-    """Count the overlaps of two label maps that must lie on the same grid.
+def score_pair(
+    prediction: AnyArray, reference: AnyArray, spacing: npt.ArrayLike, labels: Mapping[int, str], *, settings: Settings | None = None, threads: int = 1
+) -> tuple[LabelScore, ...]:
+    """Score two label maps that are in memory.
+
+    Parameters
+    ----------
+    prediction, reference : ndarray of bool or integers, (i, j, k)
+        Label maps of one shape and on one grid; 0 is background.
+    spacing : array_like, (3,) or (3, 3)
+        Distance between voxel centres along i, j and k (mm), or, for an oblique or sheared grid, ``grid.affine[:3, :3]``.
+    labels : mapping of int to str
+        Labels to score and their names; other values count as background.
+    settings : Settings, optional
+        Tolerances and the rule of detection.
+    threads : int
+        Threads of the search for neighbours; -1 for all processors.
+
+    Returns
+    -------
+    tuple of LabelScore
+        One for each of ``labels``, in their order; ``.metrics()`` gives its metrics by key.
+
+    Raises
+    ------
+    GeometryError
+        If the shapes differ.
+    InputError
+        If an array holds anything but labels, or the spacing is not that of three axes.
+    """
+    axes = np.asarray(spacing, dtype=np.float64)
+    axes = np.diag(axes) if axes.shape == (3,) else axes
+    if axes.shape != (3, 3) or not abs(np.linalg.det(axes)) > 0:
+        msg = f"a spacing is three positive numbers of mm, or the 3x3 matrix of a grid's axes, got {np.asarray(spacing).tolist()}"
+        raise InputError(msg)
+    agreements = measure_agreement(prediction, reference, axes, settings or Settings(), labels=labels.keys(), threads=threads)
+    volume = float(abs(np.linalg.det(axes))) / 1000
+    return tuple(LabelScore(label, name, agreements.get(label, Agreement()), volume) for label, name in labels.items())
+
+
+def compare_volumes(prediction: Volume, reference: Volume, case: str | None = None, settings: Settings | None = None, *, threads: int = 1) -> CaseAgreement:
+    """Compare two label maps that must lie on the same grid.
 
     A prediction stored with other axis order or directions than the reference (say LPS and RAS) is the same grid when its voxel centres coincide; its axes are then permuted and
     flipped, which changes no value.
@@ -126,6 +206,10 @@ def compare_volumes(prediction: Volume, reference: Volume, case: str | None = No
         Label maps.
     case : str, optional
         Name of the case; the reference's name when omitted.
+    settings : Settings, optional
+        Tolerances and the rule of detection.
+    threads : int
+        Threads of the search for neighbours; -1 for all processors.
 
     Raises
     ------
@@ -133,6 +217,25 @@ def compare_volumes(prediction: Volume, reference: Volume, case: str | None = No
         If the grids differ by more than ``GRID_TOLERANCE_MM``.
     InputError
         If either holds anything but labels.
+    """
+    array = on_grid_of(reference, prediction)
+    try:
+        agreements = measure_agreement(array, label_array(reference), reference.grid.affine[:3, :3], settings or Settings(), threads=threads)
+    except InputError as error:
+        msg = f"{prediction.source.path} against {reference.source.path}: {error}"
+        raise InputError(msg) from error
+    return CaseAgreement(case or reference.source.name, prediction.source, reference.source, reference.grid, agreements)
+
+
+def on_grid_of(reference: Volume, prediction: Volume) -> AnyArray:
+    """The prediction's labels along the reference's axes.
+
+    Raises
+    ------
+    GeometryError
+        If the grids differ by more than ``GRID_TOLERANCE_MM``.
+    InputError
+        If the prediction holds anything but whole numbers.
     """
     array, grid = reorient(label_array(prediction), prediction.grid, reference.grid.orientation)
     distance = grid.distance(reference.grid)
@@ -144,12 +247,7 @@ def compare_volumes(prediction: Volume, reference: Volume, case: str | None = No
             "resample the prediction onto the reference's grid, or compare it with the right reference"
         )
         raise GeometryError(msg)
-    try:
-        overlaps = count_overlaps(array, label_array(reference))
-    except InputError as error:
-        msg = f"{prediction.source.path} against {reference.source.path}: {error}"
-        raise InputError(msg) from error
-    return CaseOverlap(case or reference.source.name, prediction.source, reference.source, reference.grid, overlaps)
+    return array
 
 
 def _describe(grid: Grid) -> str:

@@ -1,13 +1,16 @@
-"""Statistics over cases: how a metric is distributed for one label."""
+"""Statistics over cases: how a metric is distributed, for one label and over all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from volseg.evaluation.bootstrap import mean_interval
+from volseg.evaluation.metrics.catalogue import METRICS
+from volseg.evaluation.metrics.detection import Detection
 from volseg.evaluation.scores import LabelScore
 
 
@@ -27,6 +30,8 @@ class Distribution:
         Sample standard deviation (divided by ``n - 1``); None when ``n`` is below 2.
     minimum, lower_quartile, upper_quartile, maximum : float or None
         Quartiles by linear interpolation (type 7 of Hyndman and Fan, 1996; numpy's default).
+    mean_low, mean_high : float or None
+        95 % confidence interval of the mean (:func:`~volseg.evaluation.bootstrap.mean_interval`); None when ``n`` is below 2.
     """
 
     n: int
@@ -38,6 +43,8 @@ class Distribution:
     lower_quartile: float | None = None
     upper_quartile: float | None = None
     maximum: float | None = None
+    mean_low: float | None = None
+    mean_high: float | None = None
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Distribution:
@@ -49,7 +56,8 @@ class Distribution:
             return cls(0, len(every))
         minimum, lower, median, upper, maximum = (float(value) for value in np.quantile(defined, [0, 0.25, 0.5, 0.75, 1]))
         sd = float(defined.std(ddof=1)) if n > 1 else None
-        return cls(n, len(every) - n, float(defined.mean()), median, sd, minimum, lower, upper, maximum)
+        low, high = mean_interval(defined) or (None, None)
+        return cls(n, len(every) - n, float(defined.mean()), median, sd, minimum, lower, upper, maximum, low, high)
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,10 @@ class LabelSummary:
         Cases with the label in the prediction but not in the reference (Dice 0).
     n_both_empty : int
         Cases with the label in neither (Dice undefined, left out of the mean).
-    dice, iou, precision, sensitivity : Distribution
-        Ratios from 0 to 1.
-    volume_difference_ml : Distribution
-        Predicted minus reference volume (ml).
+    metrics : mapping of str to Distribution
+        Every metric by its key (:data:`~volseg.evaluation.metrics.catalogue.METRICS`).
+    lesions : Detection
+        Lesions of all cases together; its F1 weights lesions alike, where the mean of ``lesion_f1`` weights cases alike.
     """
 
     label: int
@@ -82,20 +90,34 @@ class LabelSummary:
     n_missed: int
     n_spurious: int
     n_both_empty: int
-    dice: Distribution
-    iou: Distribution
-    precision: Distribution
-    sensitivity: Distribution
-    volume_difference_ml: Distribution
+    metrics: Mapping[str, Distribution]
+    lesions: Detection
+
+    @property
+    def dice(self) -> Distribution:
+        """Distribution of Dice."""
+        return self.metrics["dice"]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; an undefined statistic is None."""
-        return asdict(self)
+        lesions = self.lesions
+        pooled = {"true_positive": lesions.true_positive, "false_positive": lesions.false_positive, "false_negative": lesions.false_negative, "f1": lesions.f1}
+        return {
+            "label": self.label,
+            "name": self.name,
+            "n_cases": self.n_cases,
+            "n_missed": self.n_missed,
+            "n_spurious": self.n_spurious,
+            "n_both_empty": self.n_both_empty,
+            **{key: asdict(distribution) for key, distribution in self.metrics.items()},
+            "lesions_of_all_cases": {**pooled, "sensitivity": lesions.sensitivity, "precision": lesions.precision},
+        }
 
 
 def summarise_label(scores: Sequence[LabelScore]) -> LabelSummary:
     """Summarise the scores of one label, one from each case (at least one)."""
     notes = [score.note for score in scores]
+    values = [score.metrics() for score in scores]
     return LabelSummary(
         label=scores[0].label,
         name=scores[0].name,
@@ -103,9 +125,22 @@ def summarise_label(scores: Sequence[LabelScore]) -> LabelSummary:
         n_missed=notes.count("missed"),
         n_spurious=notes.count("spurious"),
         n_both_empty=notes.count("both empty"),
-        dice=Distribution.of(score.overlap.dice for score in scores),
-        iou=Distribution.of(score.overlap.iou for score in scores),
-        precision=Distribution.of(score.overlap.precision for score in scores),
-        sensitivity=Distribution.of(score.overlap.sensitivity for score in scores),
-        volume_difference_ml=Distribution.of(score.volume_difference_ml for score in scores),
+        metrics={metric.key: Distribution.of(case[metric.key] for case in values) for metric in METRICS},
+        lesions=sum((score.agreement.detection for score in scores), Detection()),
     )
+
+
+def summarise_overall(cases: Sequence[Sequence[LabelScore]]) -> dict[str, Distribution]:
+    """Every metric over all labels: each case counts once, with the mean over its labels for which the metric is defined."""
+    means = [case_means(scores) for scores in cases]
+    return {metric.key: Distribution.of(case[metric.key] for case in means) for metric in METRICS}
+
+
+def case_means(scores: Sequence[LabelScore]) -> dict[str, float | None]:
+    """Every metric of one case: the mean over the labels for which it is defined, None where there is none."""
+    values = [score.metrics() for score in scores]
+    means: dict[str, float | None] = {}
+    for metric in METRICS:
+        defined = [value for label in values if (value := label[metric.key]) is not None]
+        means[metric.key] = sum(defined) / len(defined) if defined else None
+    return means

@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
+from volseg.evaluation.agreement import Agreement
 from volseg.evaluation.evaluation import Evaluation
-from volseg.evaluation.overlap import Overlap
 from volseg.evaluation.scores import LabelScore
 from volseg.io.text import write_text
 
@@ -19,7 +19,7 @@ def write_csv(evaluation: Evaluation, path: Path) -> Path:
 
 def format_csv(evaluation: Evaluation) -> str:
     """CSV (RFC 4180 quoting, lines end in a newline) with a header and one row for each case and label; an undefined metric is an empty field."""
-    columns = ["case", *LabelScore(0, "", Overlap(), 0.0).to_dict(), "prediction", "reference"]
+    columns = ["case", *LabelScore(0, "", Agreement(), 0.0).to_dict(), "prediction", "reference"]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()

@@ -21,11 +21,15 @@ FILL_OPACITY = 0.22
 
 @dataclass(frozen=True)
 class Outline:
-    """A region drawn over a slice: its mask (rows from the top, columns from the left), colour ``#RRGGBB`` and name (shown on hovering)."""
+    """A region drawn over a slice: its mask (rows from the top, columns from the left), colour ``#RRGGBB`` and name (shown on hovering).
+
+    With ``reference`` it is a dashed line without a fill, to be told from a segmentation.
+    """
 
     mask: Mask
     colour: str
     name: str
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Picture:
     size_mm : tuple of float
         Width and height, to the outer edges of the pixels.
     outlines : sequence of Outline
-        Drawn with a light fill; masks of the same shape as ``grey``.
+        Drawn with a light fill but for references; masks of the same shape as ``grey``.
     description : str
         What a screen reader says.
     letters : sequence of str
@@ -92,7 +96,7 @@ def _draw_outline(outline: Outline) -> str:
     path = "".join(_trace(outline.mask))
     if not path:
         return ""
-    fill = f'fill="{outline.colour}" fill-opacity="{FILL_OPACITY}" fill-rule="evenodd"'
+    fill = 'fill="none" stroke-dasharray="5 4"' if outline.reference else f'fill="{outline.colour}" fill-opacity="{FILL_OPACITY}" fill-rule="evenodd"'
     return f'<path d="{path}" {fill} stroke="{outline.colour}"><title>{escape(outline.name)}</title></path>'
 
 

@@ -1,0 +1,109 @@
+"""Pairs of label maps read and compared, all of them before anything is said about those that cannot be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from volseg.errors import DatasetError, InputError
+from volseg.evaluation.evaluation import Evaluation, summarise
+from volseg.evaluation.metrics.settings import Settings
+from volseg.evaluation.pairing import Pair
+from volseg.evaluation.reading import read_pair
+from volseg.evaluation.scores import CaseAgreement, compare_volumes
+
+AT_ONCE = 2
+"""Pairs in memory: one is read while the one before it is compared. Reading and comparing take about as long as each other, and each pair holds two label maps."""
+
+Outcome = CaseAgreement | InputError
+
+
+def evaluate_pairs(
+    pairs: Iterable[Pair],
+    label_names: Mapping[int, str] | None = None,
+    *,
+    settings: Settings | None = None,
+    rois: Mapping[str, int] | None = None,
+    scans: Path | None = None,
+    missing: Sequence[Path] = (),
+    unmatched: Sequence[Path] = (),
+) -> Evaluation:
+    """Read and compare pairs of label maps.
+
+    Pairs are read one after the other, and compared in a thread meanwhile; at most :data:`AT_ONCE` are in memory. Every pair is looked at before an error is raised.
+
+    Parameters
+    ----------
+    pairs : iterable of Pair
+        Cases; read as they are iterated, so a progress bar can wrap them.
+    label_names : mapping of int to str, optional
+        Names by label value. Without any, every label found is scored and named by its value; with some, a map that holds another one is an error.
+    settings : Settings, optional
+        Tolerances and the rule of detection.
+    rois : mapping of str to int, optional
+        Segments or ROIs to take of DICOM objects, by name, and the label value each gets; see :func:`~volseg.evaluation.reading.read_pair`.
+    scans : Path, optional
+        Where to look first for the series of DICOM objects.
+    missing, unmatched : sequence of Path
+        References and predictions that found no partner, to be reported.
+
+    Raises
+    ------
+    GeometryError
+        If the maps of a pair do not lie on one grid.
+    InputError
+        If a file cannot be read or is not a label map, or holds a label that is not named.
+    DatasetError
+        If several of these happened, all of them in ``problems``.
+    """
+    told = settings or Settings()
+    outcomes = list(_compare_all(pairs, told, rois, scans))
+    problems = [problem for name, outcome in outcomes for problem in _problems(name, outcome, label_names or {})]
+    if len(problems) > 1:
+        msg = f"{len(problems)} problems in {len({name for name, _ in problems})} of {len(outcomes)} cases; put them right or take these cases out of the folders, then run again"
+        raise DatasetError(msg, [f"{name}: {error}" for name, error in problems])
+    if problems:
+        raise problems[0][1]
+    return summarise([outcome for _, outcome in outcomes if isinstance(outcome, CaseAgreement)], label_names, settings=told, missing=missing, unmatched=unmatched)
+
+
+def _compare_all(pairs: Iterable[Pair], settings: Settings, rois: Mapping[str, int] | None, scans: Path | None) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each pair, in their order."""
+    # Files are read in one thread: the DICOM libraries silence warnings in a way that is not safe in several.
+    waiting: deque[tuple[str, Future[CaseAgreement] | InputError]] = deque()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for pair in pairs:
+            try:
+                waiting.append((pair.case, pool.submit(compare_volumes, *read_pair(pair, rois, scans), pair.case, settings)))
+            except InputError as error:
+                waiting.append((pair.case, error))
+            if len(waiting) == AT_ONCE:
+                yield _finish(*waiting.popleft())
+        while waiting:
+            yield _finish(*waiting.popleft())
+
+
+def _finish(case: str, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:
+    if isinstance(pending, InputError):
+        return case, pending
+    try:
+        return case, pending.result()
+    except InputError as error:
+        return case, error
+
+
+def _problems(name: str, outcome: Outcome, names: Mapping[int, str]) -> list[tuple[str, InputError]]:
+    if isinstance(outcome, InputError):
+        return [(name, outcome)]
+    strange = {label: overlap for label, overlap in outcome.overlaps.items() if names and label not in names}
+    errors = []
+    for source, side in ((outcome.prediction, "predicted"), (outcome.reference, "referenced")):
+        held = [f"{label} ({getattr(overlap, side)} voxels)" for label, overlap in strange.items() if getattr(overlap, side)]
+        if held:
+            named = ", ".join(f"{label} {text}" for label, text in names.items())
+            plural = "label" if len(held) == 1 else "labels"
+            msg = f"{source.path}: holds {plural} {', '.join(held)}, while the named labels are {named}; name every label with --labels, or correct the file"
+            errors.append((name, InputError(msg)))
+    return errors

@@ -152,7 +152,11 @@ def test_real_pet_and_ct_become_one_image_and_train_a_step(real_data, tmp_path):
         assert seen.shape == (2, *ct.grid.shape)
         reader = SimpleITK.ReadImage(str(case.images[1]), SimpleITK.sitkFloat32)
         expected = SimpleITK.Resample(reader, SimpleITK.ReadImage(str(case.images[0])), SimpleITK.Transform(), SimpleITK.sitkLinear, 0.0)
-        np.testing.assert_allclose(seen[1], SimpleITK.GetArrayFromImage(expected).transpose(2, 1, 0), atol=1e-3)
+        # Where the PET's edge meets centres of CT voxels, rounding decides whether they are still inside.
+        at = pet.grid.to_voxel(ct.grid.to_world(np.stack(np.meshgrid(*map(np.arange, ct.grid.shape), indexing="ij"), axis=-1)))
+        edge = (np.abs(np.abs(at - (np.array(pet.grid.shape) - 1) / 2) - np.array(pet.grid.shape) / 2) < 2e-3).any(axis=-1)
+        assert edge.mean() < 0.05
+        np.testing.assert_allclose(seen[1][~edge], SimpleITK.GetArrayFromImage(expected).transpose(2, 1, 0)[~edge], atol=1e-3)
     result = train(two_channel_bundle(tmp_path), tmp_path / "petct.json", tmp_path / "run", epochs=1, device="cpu", precision="fp32")
     assert result.epochs == 1
     assert result.best_metric is not None

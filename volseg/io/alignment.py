@@ -72,7 +72,7 @@ def voxels_on(volume: Volume, grid: Grid, threads: int = 1) -> npt.NDArray[Any]:
     array = finite(volume.array)
     if volume.grid.isclose(grid, SAME_GRID_MM):
         return array
-    matrix: FloatArray = np.linalg.solve(volume.grid.affine, grid.affine)
+    matrix: FloatArray = np.asarray(np.linalg.solve(volume.grid.affine, grid.affine), dtype=np.float64)
     partners = _parallel_axes(matrix, grid.shape)
     if partners is None:
         return _interpolated(array, matrix, grid.shape, outside_value(volume))

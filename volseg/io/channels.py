@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -63,7 +63,7 @@ def in_order(given: Iterable[tuple[str, Item]], names: Sequence[str]) -> dict[st
     return {name: found[name] for name in names}
 
 
-def load_channels(inputs: Iterable[tuple[str, Volume | str | PathLike[str]]], names: Sequence[str], *, fix_geometry: bool = False, suv: bool = False) -> Volume:
+def load_channels(inputs: Iterable[tuple[str, Volume | str | Path]], names: Sequence[str], *, fix_geometry: bool = False, suv: bool = False) -> Volume:
     """Read the channels of one image.
 
     Parameters

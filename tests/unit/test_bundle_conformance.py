@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.bundle_factory import each_channel, scaled, with_two_channels
 from volseg.bundle import find_bundle
 from volseg.conformance import CHECKS, Outcome, Status, run_checks
 from volseg.conformance.phantom import LESION_SEMIAXES_MM, lesion_mask, phantom_grid, phantom_shape, write_phantom
@@ -98,6 +99,16 @@ def test_good_bundle_fails_nothing_and_is_not_touched(good: Path) -> None:
     for identifier in ("weights", "net-in-out", "infer-run", "geometry", "train-run", "evaluate-run", "infer-ids", "train-ids", "evaluate-ids"):
         assert results[identifier].status is Status.PASS, results[identifier]
     assert {path: path.stat().st_mtime_ns for path in good.rglob("*")} == before
+
+
+def test_good_bundle_of_two_channels_passes(tmp_path: Path) -> None:
+    """Each with transforms of its own; the second's values are on quite another scale than the first's, on which the stand-in decides."""
+    steps = each_channel((0, scaled(-160, 240)), (1, {"_target_": "ScaleIntensityRanged", "a_min": 0, "a_max": 1, "b_min": 0, "b_max": 5}))
+    bundle = add_weights(with_two_channels(make_tiny(tmp_path / "petct"), steps))
+    results = {result.identifier: result for result in run_checks(bundle)}
+    assert [result for result in results.values() if result.status is Status.FAIL] == []
+    for identifier in ("net-in-out", "infer-run", "geometry", "train-run", "evaluate-run"):
+        assert results[identifier].status is Status.PASS, results[identifier]
 
 
 def metadata_edit(edit: Callable[[dict[str, Any]], Any]) -> Edit:

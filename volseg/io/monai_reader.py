@@ -12,7 +12,10 @@ import numpy.typing as npt
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from volseg.errors import GeometryError
+from volseg.errors import InputError
+from volseg.io.alignment import align
+from volseg.io.channels import load_channels
+from volseg.io.load import load
 from volseg.io.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -33,14 +36,18 @@ class VolsegReader(ImageReader):  # type: ignore[misc]
     fix_geometry : bool
         Resample tilted, unevenly spaced or sheared scans to an orthogonal, even grid instead of refusing them.
     suv : bool
-        Read DICOM PET as body-weight SUV (g/ml).
+        Read DICOM PET as body-weight SUV (g/ml); of several paths those whose name is that of a PET.
+    channels : sequence of str
+        Names of the channels where several paths are loaded as one image, e.g. ``("CT", "PET")``: they choose among the series of a DICOM folder, and a CT is air outside its field
+        of view.
     """
 
-    def __init__(self, series: str | None = None, fix_geometry: bool = False, suv: bool = False) -> None:
+    def __init__(self, series: str | None = None, fix_geometry: bool = False, suv: bool = False, channels: Sequence[str] = ()) -> None:
         super().__init__()
         self.series = series
         self.fix_geometry = fix_geometry
         self.suv = suv
+        self.channels = tuple(channels)
 
     def verify_suffix(self, filename: Sequence[FilePath] | FilePath) -> bool:
         """Every path is accepted; what is in it is checked when it is loaded."""
@@ -52,7 +59,7 @@ class VolsegReader(ImageReader):  # type: ignore[misc]
         Parameters
         ----------
         data : path or sequence of paths
-            Several become the channels of one image and must share one grid.
+            Several become the channels of one image, on the grid of the first (:mod:`volseg.io.alignment`); so do the volumes of a 4D NIfTI file.
         """
         return tuple(str(path) for path in ensure_tuple(data))
 
@@ -62,30 +69,33 @@ class VolsegReader(ImageReader):  # type: ignore[misc]
         Returns
         -------
         array : ndarray
-            (i, j, k) as on disk, or (channel, i, j, k) of several paths; the values' own dtype.
+            (i, j, k) as on disk, or (channel, i, j, k) of several; the values' own dtype.
         meta : dict
             ``affine`` and ``original_affine`` (RAS+ mm, as ``NibabelReader`` gives them), ``spatial_shape``, ``original_channel_dim`` (NaN, MONAI's "no_channel", or 0 of several
-            paths), ``space``, and ``modality`` and ``series_instance_uid`` (``""`` when unknown).
+            channels), ``space``, and ``modality`` and ``series_instance_uid`` (``""`` when unknown).
 
         Raises
         ------
         InputError
             If a path cannot be read.
         GeometryError
-            If several paths do not lie on one grid.
+            If several paths do not lie in one place of one frame.
         """
-        from volseg.io import load
+        image = self._load(img)
+        for note in image.warnings:
+            logger.warning("%s: %s", img[0], note)
+        aligned = align(image.channels)
+        array = image.array if len(aligned) == 1 else np.stack([channel.array for channel in aligned])
+        return array, _meta(image, len(aligned))
 
-        volumes = [load(path, series=self.series, fix_geometry=self.fix_geometry, suv=self.suv) for path in img]
-        first = volumes[0]
-        for path, volume in zip(img, volumes, strict=True):
-            for note in volume.warnings:
-                logger.warning("%s: %s", path, note)
-            if not volume.grid.isclose(first.grid):
-                msg = f"{path}: lies on another grid ({volume.grid}) than {img[0]} ({first.grid}); resample one of them, or load them under two keys"
-                raise GeometryError(msg)
-        array = first.array if len(volumes) == 1 else np.stack([v.array for v in volumes])
-        return array, _meta(first, len(volumes))
+    def _load(self, paths: Sequence[str]) -> Volume:
+        if len(paths) == 1:
+            return load(paths[0], series=self.series, fix_geometry=self.fix_geometry, suv=self.suv, channels=None)
+        names = self.channels or tuple(f"channel {number}" for number in range(len(paths)))
+        if len(names) != len(paths):
+            msg = f"{paths[0]}: {len(paths)} files are to become the channels {', '.join(names)}; give one file for each"
+            raise InputError(msg)
+        return load_channels(list(zip(names, paths, strict=True)), names, fix_geometry=self.fix_geometry, suv=self.suv)
 
 
 def _meta(volume: Volume, count: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from monai.data import DataLoader, Dataset, NibabelReader
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd
 
 from tests.dicom_factory import Scan, ramp, write
-from volseg.errors import GeometryError
+from volseg.errors import GeometryError, InputError
+from volseg.io.alignment import voxels_on
 from volseg.io.dicom import read_series
 from volseg.io.monai_reader import VolsegReader
 
@@ -66,10 +67,30 @@ def test_several_paths_become_channels(folder: Path, nifti: Path) -> None:
     np.testing.assert_array_equal(image[0].numpy(), image[1].numpy())
 
 
-def test_channels_on_two_grids_are_refused(folder: Path, tmp_path: Path) -> None:
-    other = write(Scan(ramp(), cosines=OBLIQUE).datasets(), tmp_path / "other")
-    with pytest.raises(GeometryError, match="another grid"):
-        LoadImage(reader=VolsegReader)([folder, other])
+def test_channels_on_two_grids_are_brought_to_the_first(folder: Path, tmp_path: Path) -> None:
+    other = write(Scan(ramp(4, 6, 5), cosines=OBLIQUE, spacing=(1.0, 1.0)).datasets(), tmp_path / "other")
+    image = LoadImage(reader=VolsegReader, ensure_channel_first=True)([folder, other])
+    assert image.shape == (2, 6, 4, 5)
+    first, second = read_series(folder), read_series(other)
+    np.testing.assert_array_equal(image[0].numpy(), first.array)
+    np.testing.assert_array_equal(image[1].numpy(), voxels_on(second, first.grid))
+    named = LoadImage(reader=VolsegReader, channels=("PET", "CT"))([folder, other])
+    assert named[1].min() == second.array.min()
+
+
+def test_channels_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
+    away = write(Scan(ramp(), cosines=OBLIQUE, origin=(900.0, 0.0, 0.0)).datasets(), tmp_path / "away")
+    with pytest.raises(GeometryError, match="does not overlap"):
+        LoadImage(reader=VolsegReader)([folder, away])
+    with pytest.raises(InputError, match="2 files are to become the channels CT, PET, MR"):
+        LoadImage(reader=VolsegReader, channels=("CT", "PET", "MR"))([folder, folder])
+
+
+def test_volumes_of_a_4d_file_become_channels(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 100, (6, 5, 4, 3)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "mr.nii.gz")
+    image, expected = (LoadImage(reader=reader, ensure_channel_first=True)(tmp_path / "mr.nii.gz") for reader in (VolsegReader, NibabelReader))
+    np.testing.assert_array_equal(image.numpy(), expected.numpy())
 
 
 def test_a_refused_series_is_not_handed_to_the_next_reader(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Probabilities are MONAI's inverse, voxel by voxel; files of them are readable by others; scores in a file give the same answer; the memory model holds."""
+"""Probabilities are MONAI's inverse, voxel by voxel, in memory and in a file; scores in a file give the same answer; the memory model holds."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,11 +14,11 @@ from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 
-from volseg.errors import VolsegError, WriteError
+from volseg.errors import BundleError, VolsegError, WriteError
 from volseg.geometry import Grid
 from volseg.inference.engine import run
 from volseg.inference.plan import InferencePlan
-from volseg.inference.probability_files import probability_files
+from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.streaming import SlidingWindow
 from volseg.inference.streaming.blending import Ring
 from volseg.inference.streaming.restore import Decision
@@ -53,44 +53,105 @@ def expected(volume):
 
 
 def test_probabilities_are_monais(volume, expected):
-    arrays = {n: np.zeros(volume.grid.shape, dtype=np.float32) for n in range(3)}
-    run(PLAN, volume, Three(), classes=3, probabilities=arrays)
-    np.testing.assert_allclose(np.stack(list(arrays.values())), expected, atol=2e-4)
+    store = ProbabilityStore(range(3), volume.grid.shape)
+    run(PLAN, volume, Three(), classes=3, probabilities=store)
+    np.testing.assert_allclose(np.stack(list(store.values())), expected, atol=2e-4)
+    assert all(array.min() >= 0 and array.max() <= 1 for array in store.values())
 
 
-def test_files_are_read_by_nibabel_and_simpleitk(volume, expected, tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
-    paths = {1: tmp_path / "a_1.nii", 2: tmp_path / "a_2.nii"}
-    with probability_files(paths, volume.grid) as arrays:
-        run(PLAN, volume, Three(), classes=3, probabilities=arrays)
-        assert not paths[1].exists()
-    for number, path in paths.items():
-        image = nib.load(path)
-        np.testing.assert_allclose(image.affine, volume.grid.affine, atol=1e-6)
+def test_a_file_holds_them_in_steps_and_only_those_asked_for(volume, expected, tmp_path):
+    store = ProbabilityStore([2, 1], volume.grid.shape, tmp_path)
+    run(PLAN, volume, Three(), classes=3, probabilities=store)
+    assert list(store) == [2, 1]
+    for number, array in store.items():
+        assert array.dtype == np.uint8
         # Half a step of 1/255, and what float32 positions differ by.
-        np.testing.assert_allclose(image.get_fdata(), expected[number], atol=0.5 / 255 + 2e-4)
-        np.testing.assert_allclose(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, image.get_fdata(), atol=1e-6)
-    assert sorted(tmp_path.iterdir()) == sorted(paths.values())
-
-
-def test_no_file_is_left_by_a_run_that_fails(volume, tmp_path):
-    def fails():
-        with probability_files({1: tmp_path / "a.nii"}, volume.grid, "float32"):
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        fails()
+        np.testing.assert_allclose(array / 255, expected[number], atol=0.5 / 255 + 2e-4)
+    # The file has no name.
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_begun_anew_overwrites_the_first(volume, expected):
+    store = ProbabilityStore(range(3), volume.grid.shape)
+    for axis in (0, 1):
+        store.arrays(axis)[1][...] = 7
+    run(PLAN, volume, Three(), classes=3, probabilities=store)
+    np.testing.assert_allclose(store[1], expected[1], atol=2e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planes_of_any_axis_are_stretches_of_the_file(axis, tmp_path):
+    arrays = ProbabilityStore([1, 3], (5, 6, 7), tmp_path).arrays(axis)
+    assert {array.shape for array in arrays.values()} == {(5, 6, 7)}
+    assert max(stride for n, stride in enumerate(arrays[1].strides) if n != axis) < arrays[1].strides[axis]
+    assert not any(array.any() for array in arrays.values())
+
+
+LOOKED_AT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from volseg.inference.probability_store import ProbabilityStore
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+store = ProbabilityStore(range(16), (200, 200, 200), Path(sys.argv[1]))
+ones = np.ones((200, 200, 200), dtype=np.float32)
+before = peak()
+for label in store:
+    store.fill(label, ones)
+assert all(array.min() == 255 for array in store.values())
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_what_is_no_longer_looked_at_leaves_memory(tmp_path):
+    """Sixteen labels of 8 MB, 128 MB in all."""
+    done = subprocess.run([sys.executable, "-c", LOOKED_AT, str(tmp_path)], capture_output=True, text=True, check=True)
+    # A label's own 8 MB, what numpy compares it with, and the interpreter's slack.
+    assert int(done.stdout) < 3 * 8e6 + 10e6
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_no_room_for_them_is_told(tmp_path, in_file):
+    """A petabyte, which no machine here has."""
+    with pytest.raises(WriteError, match=f"no room for {4e6 if not in_file else 1e6:.2f} GB".replace(".", r"\.")):
+        ProbabilityStore([1], (100_000,) * 3, tmp_path if in_file else None).arrays(0)
 
 
 def test_a_full_disk_is_told_before_the_network_runs(volume, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("volseg.inference.probability_files._reserve", full)
-    with pytest.raises(WriteError, match="no space left"), probability_files({1: tmp_path / "a.nii"}, volume.grid):
-        pass
-    assert list(tmp_path.iterdir()) == []
+    class Never:
+        batch = 1
+
+        def __call__(self, windows):
+            raise AssertionError("the network ran")
+
+    monkeypatch.setattr("volseg.inference.probability_store.scratch_file", full)
+    with pytest.raises(WriteError, match="No space left"):
+        run(PLAN, volume, Never(), classes=3, probabilities=ProbabilityStore([1], volume.grid.shape, tmp_path))
+
+
+def test_more_labels_than_channels_are_refused(volume):
+    with pytest.raises(BundleError, match="gives 3 channels"):
+        run(PLAN, volume, Three(), classes=4, probabilities=ProbabilityStore([1, 3], volume.grid.shape))
+
+
+def test_a_threshold_of_one_channel_gives_label_one(volume):
+    class One:
+        batch = 2
+
+        def __call__(self, windows):
+            return windows
+
+    plan = replace(PLAN, decision=Decision("sigmoid", threshold=0.5))
+    store = ProbabilityStore([1], volume.grid.shape)
+    label = run(plan, volume, One(), classes=2, probabilities=store)[0]
+    assert 0 < label.mean() < 1
+    assert ((store[1] >= 0.5) == (label == 1)).mean() > 0.999
 
 
 def test_scores_in_a_file_give_the_same_label(volume):
@@ -106,7 +167,7 @@ def test_no_room_for_the_scores_is_told(monkeypatch, spill):
 
     weights = np.ones((4, 4, 4), dtype=np.float32)
     real = np.zeros
-    monkeypatch.setattr("volseg.inference.streaming.blending._spill_file", none)
+    monkeypatch.setattr("volseg.inference.streaming.blending.scratch_file", none)
     monkeypatch.setattr("volseg.inference.streaming.blending.np.zeros", lambda shape, **kw: none() if len(shape) == 4 else real(shape, **kw))
     with pytest.raises(VolsegError, match="no room in"):
         Ring(3, (8, 8, 8), 0, weights, None, spill=spill)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import InputError
-from volseg.inference.executors.averaging import Ensemble, Flipped
+from volseg.inference.executors.averaging import Averaging, Ensemble, Flipped
 
 WINDOWS = np.random.default_rng(0).normal(size=(2, 1, 4, 5, 6)).astype(np.float32)
 
@@ -40,41 +40,37 @@ def with_place(x):
     return np.concatenate([x + place, x * place], axis=1)
 
 
-def softmax(scores):
-    shares = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
 def test_a_network_that_looks_at_single_voxels_is_not_changed_by_flips():
     fake = Fake(pointwise)
     np.testing.assert_allclose(Flipped(fake)(WINDOWS), pointwise(WINDOWS), rtol=1e-5)
-    assert fake.seen == Flipped(fake).runs == 8
+    assert fake.seen == 8
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_every_combination_of_flips_is_averaged_once(average):
-    found = Flipped(Fake(with_place), (0, 2), average)(WINDOWS)
+def test_every_combination_of_flips_is_averaged_once():
+    found = Flipped(Fake(with_place), (0, 2))(WINDOWS)
     flips = [[axis for axis, on in zip((2, 4), chosen, strict=True) if on] for chosen in product((False, True), repeat=2)]
     each = [np.flip(with_place(np.flip(WINDOWS, flip)), flip) for flip in flips]
-    if average == "logits":
-        np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-5)
-    else:
-        np.testing.assert_allclose(softmax(found), np.mean([softmax(one) for one in each], axis=0), atol=1e-6)
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-5)
 
 
-def test_an_ensemble_averages_logits_or_probabilities():
+def test_an_ensemble_averages_scores():
     networks = [pointwise, lambda x: 3 * np.flip(pointwise(x), 1)]
-    logits = Ensemble([Fake(of) for of in networks])(WINDOWS)
-    np.testing.assert_allclose(logits, (networks[0](WINDOWS) + networks[1](WINDOWS)) / 2, rtol=1e-5, atol=1e-6)
-    shares = softmax(Ensemble([Fake(of) for of in networks], "probabilities")(WINDOWS))
-    np.testing.assert_allclose(shares, (softmax(networks[0](WINDOWS)) + softmax(networks[1](WINDOWS))) / 2, atol=1e-6)
+    found = Ensemble([Fake(of) for of in networks])(WINDOWS)
+    np.testing.assert_allclose(found, (networks[0](WINDOWS) + networks[1](WINDOWS)) / 2, rtol=1e-5, atol=1e-6)
 
 
-def test_the_smallest_batch_of_an_ensemble_counts():
-    small = Fake(pointwise)
-    small.batch = 1
-    assert Ensemble([Fake(pointwise), small]).batch == 1
-    assert Flipped(Fake(pointwise)).batch == 3
+def test_batch_notes_and_margin_are_the_members():
+    small, other = Fake(pointwise), Fake(pointwise)
+    small.batch, small.notes, other.notes, other.memory_margin = 1, ["hot", "slow"], ["slow"], 1.6
+    both = Ensemble([Flipped(other), small])
+    assert (both.batch, both.notes, both.memory_margin) == (1, ["slow", "hot"], 1.6)
+    both.batch = 2
+    assert (small.batch, other.batch) == (2, 2)
+
+
+def test_runs_of_a_window_are_told():
+    assert Averaging().facts() == {}
+    assert Averaging(5, 8).facts() == {"ensemble": 5, "flips": 8, "runs_per_window": 40, "average": "logits"}
 
 
 def test_what_cannot_be_averaged_is_refused():
@@ -82,8 +78,6 @@ def test_what_cannot_be_averaged_is_refused():
         Ensemble([Fake(pointwise), Fake(with_place)])(WINDOWS)
     with pytest.raises(InputError, match="at least one"):
         Ensemble([])
-    with pytest.raises(InputError, match="'median'"):
-        Ensemble([Fake(pointwise)], "median")
     with pytest.raises(InputError, match="0, 1 and 2"):
         Flipped(Fake(pointwise), (0, 3))
     with pytest.raises(InputError, match="0, 1 and 2"):

@@ -26,8 +26,10 @@ class Settings:
         Its folder.
     device, precision, engine : str
         As the options take them.
-    weights : Path or None
-        Other weights for the bundle's network.
+    weights : tuple of Path
+        Other weights for the bundle's network; of several the scores are averaged.
+    tta : bool
+        Whether each window is run in all eight flips.
     overlap : float or None
         Of the sliding windows; None is the bundle's own.
     series : str or None
@@ -44,7 +46,8 @@ class Settings:
     device: str
     precision: str
     engine: str
-    weights: Path | None
+    weights: tuple[Path, ...]
+    tta: bool
     overlap: float | None
     series: str | None
     fix_geometry: bool
@@ -53,20 +56,23 @@ class Settings:
     max_memory: int | None
 
     @cached_property
-    def modality(self) -> str | None:
-        """What the bundle was made for; a bundle that cannot be read is told of when it is loaded."""
+    def made_for(self) -> tuple[str | None, int]:
+        """Modality (0008,0060) and number of channels the bundle was made for; a bundle that cannot be read is told of when it is loaded."""
         from volseg.bundle import read_bundle
+        from volseg.io.modality import expected_modality
 
         try:
-            return read_bundle(self.bundle).modality
+            bundle = read_bundle(self.bundle)
         except BundleError:
-            return None
+            return None, 1
+        return expected_modality(bundle.modality) or bundle.modality, bundle.input_channels
 
     def segmenter(self, *, preload: bool) -> Segmenter:
         """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""
         from volseg.inference import Segmenter
 
-        segmenter = Segmenter(self.bundle, device=self.device, precision=self.precision, engine=self.engine, weights=self.weights, overlap=self.overlap, max_memory=self.max_memory)
+        how = {"device": self.device, "precision": self.precision, "engine": self.engine}
+        segmenter = Segmenter(self.bundle, **how, weights=self.weights, tta=self.tta, overlap=self.overlap, max_memory=self.max_memory)
         if preload:
             segmenter.preload()
         return segmenter
@@ -92,10 +98,15 @@ class Unusable:
 def read_scan(job: Job, settings: Settings) -> ReadScan | Unusable:
     """Read the scan of a job; whatever is wrong with it is kept until its turn comes."""
     from volseg.io import load
+    from volseg.io.channels import load_channels
 
     began = perf_counter()
     try:
-        volume = load(job.scan, series=settings.series, modality=settings.modality, fix_geometry=settings.fix_geometry, suv=settings.suv)
+        if job.channels:
+            volume = load_channels(job.channels, [name for name, _ in job.channels], fix_geometry=settings.fix_geometry, suv=settings.suv)
+        else:
+            modality, channels = settings.made_for
+            volume = load(job.scan, series=settings.series, modality=modality, fix_geometry=settings.fix_geometry, suv=settings.suv, channels=channels)
         check_source(job, volume.source.kind, volume.source.header if volume.source.kind == "dicom" else None)
     except InputError as error:
         return Unusable(job, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from volseg.errors import InputError
 
 if TYPE_CHECKING:
     from volseg.inference import Segmenter
+    from volseg.inference.probability_store import ProbabilityStore
     from volseg.io import Volume
 
 
@@ -30,6 +31,10 @@ class Scan:
     segmenter: Segmenter
     read_s: float
     probabilities: bool = False
+
+    def store(self) -> ProbabilityStore | None:
+        """Room for the probabilities where the results go, if they are asked for; it is taken when the first one comes."""
+        return self.segmenter.probability_store(self.volume, self.job.folder) if self.probabilities else None
 
 
 Finish = Callable[[], dict[str, Any]]
@@ -86,6 +91,14 @@ def process(jobs: list[Job], settings: Settings, console: Console, work: Work, *
 def exit_code(results: list[dict[str, Any]]) -> int:
     """2 where a scan could not be used, else 0."""
     return 2 if any("error" in result for result in results) else 0
+
+
+def averaged(engine: Mapping[str, Any]) -> str:
+    """What is averaged, in words to follow the engine's; empty where nothing is."""
+    if "runs_per_window" not in engine:
+        return ""
+    parts = [f"{engine['ensemble']} networks"] * (engine["ensemble"] > 1) + [f"{engine['flips']} flips"] * (engine["flips"] > 1)
+    return f", mean of {' in '.join(parts)}: each window is run {engine['runs_per_window']} times"
 
 
 def _each(jobs: list[Job], settings: Settings, opening: Future[Segmenter], console: Console, *, overlapped: bool) -> Iterator[Scan | Unusable]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from volseg.cli.infer_inputs import Settings
-from volseg.cli.infer_run import Finish, Scan, exit_code, process
+from volseg.cli.infer_run import Finish, Scan, averaged, exit_code, process
 from volseg.cli.options import Console
 from volseg.cli.results import Job, import_writers, write_results
 
@@ -33,9 +33,10 @@ def segment_scans(jobs: list[Job], settings: Settings, console: Console) -> int:
 def _segment(scan: Scan, console: Console) -> Finish:
     Thread(target=import_writers, args=(scan.job,), name="volseg-import").start()
     with _window_bar(console, scan.job) as progress:
-        segmentation = scan.segmenter.segment(scan.volume, progress=progress, probabilities=scan.probabilities)
+        segmentation = scan.segmenter.segment(scan.volume, progress=progress, probabilities=scan.store() or False)
     engine = segmentation.engine
-    console.detail(f"{scan.job.scan}: engine {engine['engine']}, {engine['precision']}, {engine['device_name']}" + (f" ({engine['reason']})" if "reason" in engine else ""))
+    told = f"{scan.job.scan}: engine {engine['engine']}, {engine['precision']}, {engine['device_name']}{averaged(engine)}"
+    console.detail(told + (f" ({engine['reason']})" if "reason" in engine else ""))
     return partial(_write, scan, segmentation, console)
 
 

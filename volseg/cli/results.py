@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -37,6 +39,9 @@ DICOM_FORMATS = ("dicom-seg", "rtstruct", "dicom-sr")
 NEEDED_UIDS = {"study": "StudyInstanceUID (0020,000D)", "frame": "FrameOfReferenceUID (0020,0052)"}
 """What anonymisers leave out and no DICOM result can do without, by key of :attr:`~volseg.io.dicom.files.header.SliceHeader.text`."""
 
+MOST_OF_NAME = 80
+"""Characters of a label's name that a file name holds: file systems end at 255 bytes."""
+
 SEGMENTATION_KINDS = ("binary", "labelmap", "fractional")
 
 
@@ -58,6 +63,10 @@ class Job:
         Whether a picture, and whether the HTML report and the CSV, are written.
     kind : str
         Of a DICOM Segmentation: binary, labelmap or fractional.
+    probabilities : tuple of (int, str)
+        Label values whose probability is written, and what stands behind the scan's name.
+    channels : tuple of (str, Path)
+        Where the image is put together from several scans: channel and scan, in the bundle's order, ``scan`` being the first.
     """
 
     scan: Path
@@ -67,6 +76,8 @@ class Job:
     preview: bool = True
     report: bool = True
     kind: Kind = "binary"
+    probabilities: tuple[tuple[int, str], ...] = ()
+    channels: tuple[tuple[str, Path], ...] = ()
 
     def place(self, ending: str) -> Path:
         """Path of the result with this ending."""
@@ -84,7 +95,7 @@ class Job:
     def outputs(self) -> list[Path]:
         """Everything that may be written, the record last: where it is, everything is."""
         extra = [*(["_seg.csv", "_seg.html"] if self.report else []), *(["_seg.png"] if self.preview else [])]
-        return [*self.labels(), *map(self.place, extra), self.json]
+        return [*self.labels(), *(self.place(ending) for _, ending in self.probabilities), *map(self.place, extra), self.json]
 
 
 def chosen_formats(given: Sequence[str]) -> tuple[str, ...]:
@@ -93,6 +104,13 @@ def chosen_formats(given: Sequence[str]) -> tuple[str, ...]:
     if "dicom-sr" in formats:
         formats = [name for name in formats if name not in ("dicom-seg", "dicom-sr")] + ["dicom-seg", "dicom-sr"]
     return tuple(formats)
+
+
+def probability_endings(labels: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
+    """Value of each label but the background, and the end of its probability's file name: the label's name where a file can have it, e.g. ``_prob_left_kidney.nii.gz``."""
+    names = {value: re.sub(r"[^\w-]+", "_", name).strip("_")[:MOST_OF_NAME] or f"label_{value}" for value, name in labels.items() if value != 0}
+    shared = Counter(name.casefold() for name in names.values())
+    return tuple((value, f"_prob_{name}{f'_{value}' if shared[name.casefold()] > 1 else ''}.nii.gz") for value, name in sorted(names.items()))
 
 
 def check_source(job: Job, kind: str, header: Any = None) -> None:
@@ -180,6 +198,8 @@ def _write_side_by_side(job: Job, staged: Job, segmentation: Segmentation, repor
         report["labels"] = [entry.as_dict() for entry in statistics]
         report["warnings"] = [*report["warnings"], *written.result()]
         missing = [path.name for path in staged.labels() if not path.exists()]
+        if job.probabilities:
+            report["probabilities"] = {segmentation.labels[value]: str(job.place(ending)) for value, ending in job.probabilities}
         report["outputs"] = [str(path) for path in job.outputs() if path.name not in missing]
         if job.report:
             write_statistics_csv(statistics, staged.place("_seg.csv"))
@@ -213,6 +233,9 @@ def _write_labels(job: Job, segmentation: Segmentation, statistics: Sequence[Lab
                 yield empty.format("measurement report")
         elif name not in DICOM_FORMATS:
             segmentation.save(path)
+    # One by one: each is read from the disk, packed by all cores, and let go.
+    for value, ending in job.probabilities:
+        segmentation.save_probability(value, job.place(ending))
 
 
 def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:
@@ -225,7 +248,7 @@ def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:
     OutputError
         If it would replace a file that volseg did not write.
     """
-    scans = {job.scan.resolve() for job in jobs}
+    scans = {path.resolve() for job in jobs for path in (job.scan, *(path for _, path in job.channels))}
     for job in jobs:
         present = [path for path in job.outputs() if path.exists()]
         same = next((path for path in present if path.resolve() in scans), None)

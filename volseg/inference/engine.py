@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -17,11 +17,14 @@ from volseg.inference.device import usable_threads
 from volseg.inference.executors import Executor
 from volseg.inference.intensity import apply_intensity
 from volseg.inference.plan import InferencePlan, IntensityStep
+from volseg.inference.probability_store import ProbabilityStore
+from volseg.inference.refine import refine
 from volseg.inference.streaming import Axis, Restorer, match_monai, resample, stream
-from volseg.inference.streaming.probabilities import ProbabilityRestorer, Sink
-from volseg.inference.streaming.resample import Spacing
+from volseg.inference.streaming.probabilities import ProbabilityRestorer
 from volseg.inference.streaming.sliding import Progress, Tally, slab_axis
+from volseg.inference.streaming.spacing import Spacing
 from volseg.io import Volume
+from volseg.io.alignment import voxels_on
 
 Floats = npt.NDArray[np.float32]
 
@@ -78,26 +81,44 @@ def prepare(plan: InferencePlan, volume: Volume) -> NetworkInput:
     plan : InferencePlan
         What the bundle asks for.
     volume : Volume
-        One channel.
+        With as many channels as the network takes; further ones are brought to the first one's grid, one at a time unless the plan has steps before the resampling.
 
     Returns
     -------
     NetworkInput
     """
-    array, oriented = (volume.array, volume.grid) if plan.orientation is None else reorient(volume.array, volume.grid, plan.orientation)
+    oriented = volume.grid if plan.orientation is None else volume.grid.reoriented(plan.orientation)
     placed, before = oriented, None
-    if plan.before or not _is_finite(array):
-        image, before = _apply(_finite(np.array(array, dtype=np.float32))[None], plan.before)
-        array = image[0]
+    whole: Floats | None = None
+    if plan.before:
+        whole = np.empty((len(volume.channels), *oriented.shape), dtype=np.float32)
+        for number, channel in enumerate(volume.channels):
+            whole[number] = _oriented(channel, volume.grid, plan)
+        whole, before = _apply(whole, plan.before)
         placed = placed if before is None else placed.crop(before.start, before.stop)
     spacing = Spacing(placed, (1.0, 1.0, 1.0)) if plan.spacing is None else match_monai(placed, plan.spacing)
     assert spacing is not None
-    kind = Axis.nearest if plan.interpolation == "nearest" else Axis.linear
-    axes = [kind(n, m, step, shift) for n, m, step, shift in zip(placed.shape, spacing.grid.shape, spacing.steps, spacing.shifts, strict=True)]
-    out = np.array(array, dtype=np.float32, order="C")[None] if spacing.is_identity else resample(array, axes, usable_threads())[None]
+    out = np.empty((len(volume.channels), *spacing.grid.shape), dtype=np.float32)
+    for number, channel in enumerate(volume.channels):
+        _resample(_oriented(channel, volume.grid, plan) if whole is None else whole[number], spacing, plan.interpolation, out[number])
     out, after = _apply(out, plan.after)
     grid = spacing.grid if after is None else spacing.grid.crop(after.start, after.stop)
     return NetworkInput(out, grid, oriented, spacing, before, after)
+
+
+def _oriented(channel: Volume, grid: Grid, plan: InferencePlan) -> npt.NDArray[Any]:
+    """Voxels of a channel on the first one's grid, all finite, axes as the network wants them."""
+    array = voxels_on(channel, grid, usable_threads())
+    return array if plan.orientation is None else reorient(array, grid, plan.orientation)[0]
+
+
+def _resample(array: npt.NDArray[Any], spacing: Spacing, interpolation: str, out: Floats) -> None:
+    if spacing.is_identity:
+        out[...] = array
+        return
+    kind = Axis.nearest if interpolation == "nearest" else Axis.linear
+    axes = [kind(n, m, step, shift) for n, m, step, shift in zip(array.shape, out.shape, spacing.steps, spacing.shifts, strict=True)]
+    resample(array, axes, usable_threads(), out)
 
 
 def run(
@@ -108,7 +129,7 @@ def run(
     classes: int,
     progress: Progress | None = None,
     on_prepared: Callable[[NetworkInput], None] | None = None,
-    probabilities: Mapping[int, npt.NDArray[Any]] | None = None,
+    probabilities: ProbabilityStore | None = None,
     spill: bool = False,
 ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], NetworkInput, dict[str, float], Tally]:
     """Segment a scan.
@@ -127,9 +148,8 @@ def run(
         Called with (windows done, windows in all).
     on_prepared : callable, optional
         Called with what the network will see, before it runs; its time is the stage ``forecast``.
-    probabilities : mapping of int to ndarray, optional
-        By channel of the scores, arrays (i, j, k) of zeros on the scan's grid that are filled with what is interpolated before the decision: 0 to 1, or 0 to 255
-        in uint8. They may be files mapped into memory (:func:`~volseg.inference.probability_files.probability_files`). What a crop to the foreground left out stays 0.
+    probabilities : ProbabilityStore, optional
+        Filled, on the scan's grid, with what is interpolated before the decision. What a crop to the foreground left out stays 0.
     spill : bool
         Keep the scores in a temporary file, for when they do not fit in memory.
 
@@ -160,7 +180,7 @@ def run(
     axis = slab_axis(prepared.grid.shape, plan.window.roi)
     parts = _restored_parts(plan, prepared)
     restorer = Restorer(target[tuple(part for part, _ in parts)], [place for _, place in parts], axis, plan.decision, usable_threads())
-    shares = ProbabilityRestorer(_fill(probabilities, plan, volume, parts, axis), [place for _, place in parts], axis, plan.decision) if probabilities else None
+    shares = None if probabilities is None else _probability_restorer(probabilities, plan, volume, parts, axis)
     try:
         for slab in stream(prepared.image, executor, plan.window, axis, progress=progress, tally=tally, threads=usable_threads(), spill=spill):
             if not slab.finite:
@@ -168,11 +188,18 @@ def run(
                 raise BundleError(msg)
             began = times.add("network", began)
             restorer.add(slab.start, slab.scores)
+            began = times.add("restore", began)
             if shares is not None:
                 shares.add(slab.start, slab.scores)
-            began = times.add("restore", began)
+                began = times.add("probabilities", began)
     finally:
         restorer.close()
+        if shares is not None:
+            shares.close()
+    if plan.refinements:
+        began = perf_counter()
+        refine(label, plan.refinements, volume.grid.spacing)
+        times.add("restore", began)
     return label, prepared, times.seconds, tally
 
 
@@ -190,17 +217,15 @@ def _restored_parts(plan: InferencePlan, prepared: NetworkInput) -> list[tuple[s
     return parts
 
 
-def _fill(wanted: Mapping[int, npt.NDArray[Any]], plan: InferencePlan, volume: Volume, parts: Sequence[tuple[slice, Axis]], axis: int) -> Sink:
-    """What writes planes of probabilities to their places in the caller's arrays."""
+def _probability_restorer(store: ProbabilityStore, plan: InferencePlan, volume: Volume, parts: Sequence[tuple[slice, Axis]], axis: int) -> ProbabilityRestorer:
+    """What fills the caller's arrays plane by plane along an axis of the network's input."""
     region = tuple(part for part, _ in parts)
-    placed = {number: array if plan.orientation is None else reorient(array, volume.grid, plan.orientation)[0] for number, array in wanted.items()}
+    along = axis if plan.orientation is None else volume.grid.reorientation(plan.orientation)[0][axis]
+    # A threshold is set on one channel, which is label 1.
+    channels = {0 if plan.decision.threshold is not None else label: array for label, array in store.arrays(along).items()}
+    placed = {number: array if plan.orientation is None else reorient(array, volume.grid, plan.orientation)[0] for number, array in channels.items()}
     targets = {number: np.moveaxis(array[region], axis, 0) for number, array in placed.items()}
-
-    def sink(o: int, planes: Floats) -> None:
-        for number, target in targets.items():
-            target[o] = np.rint(planes[number] * 255) if target.dtype == np.uint8 else planes[number]
-
-    return sink
+    return ProbabilityRestorer(targets, [place for _, place in parts], axis, plan.decision, usable_threads(), store.settle)
 
 
 def _apply(image: Floats, steps: Iterable[IntensityStep]) -> tuple[Floats, Box | None]:
@@ -210,18 +235,9 @@ def _apply(image: Floats, steps: Iterable[IntensityStep]) -> tuple[Floats, Box |
         if step.name == STEP:
             box = foreground_box(image, step.arguments)
             image = crop(image, box)
-        else:
+        elif step.channel is None:
             image = apply_intensity(image, step.name, step.arguments)
+        else:
+            part = slice(step.channel, step.channel + 1)
+            image[part] = apply_intensity(image[part], step.name, step.arguments)
     return image, box
-
-
-def _is_finite(array: npt.NDArray[Any]) -> bool:
-    return array.dtype.kind in "iub" or bool(np.isfinite(array).all())
-
-
-def _finite(array: Floats) -> Floats:
-    """NaN and infinite voxels become the lowest finite value, as everywhere in volseg."""
-    inside = np.isfinite(array)
-    if not inside.all():
-        array[~inside] = array[inside].min()
-    return array

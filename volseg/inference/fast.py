@@ -7,13 +7,15 @@ from typing import Any
 
 from volseg.errors import BundleError, root_cause
 from volseg.geometry import Grid
+from volseg.inference.averaged import Members
 from volseg.inference.engine import NetworkInput, can_run, prepare, run
-from volseg.inference.executors.openvino_executor import OpenVINOExecutor
+from volseg.inference.executors import Executor
+from volseg.inference.executors.converted import score_threshold
 from volseg.inference.forecast import Forecast
 from volseg.inference.forecaster import Forecaster
-from volseg.inference.network import Network
 from volseg.inference.outcome import Outcome, WindowProgress
 from volseg.inference.plan import InferencePlan
+from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.streaming import match_monai
 from volseg.inference.windows import count_windows, window_sizes
 from volseg.io import Volume
@@ -26,35 +28,34 @@ class FastRunner:
     ----------
     plan : InferencePlan
         Of the bundle's config.
-    network : Network
-        Its network.
+    network : Members
+        Its network, or those whose scores are averaged.
     classes : int
         Number of label values, background included.
     max_memory : int or None
         Bytes the process may use.
     """
 
-    def __init__(self, plan: InferencePlan, network: Network, classes: int, max_memory: int | None = None) -> None:
+    def __init__(self, plan: InferencePlan, network: Members, classes: int, max_memory: int | None = None) -> None:
         self.inference, self.network, self.classes, self.max_memory = plan, network, classes, max_memory
-        self._forecasters: dict[str, tuple[Any, Forecaster]] = {}
+        self._forecasters: dict[str, tuple[Executor, Forecaster]] = {}
 
     def can_run(self, volume: Volume) -> bool:
         """Whether the engine can resample this scan."""
         return can_run(self.inference, volume)
 
-    def plan(self, volume: Volume) -> dict[str, Any]:
+    def plan(self, volume: Volume, probabilities: ProbabilityStore | None = None) -> dict[str, Any]:
         """Shape of the network's input, the facts of the engine, and the forecast; runs the pre-processing, but the network only where its speed is not known yet."""
-        executor = self.network.executor(self._expected_windows(volume.grid))
+        executor = self._executor(volume)
         forecaster = self._forecaster(executor)
         name, known = str(volume.source.path), forecaster.calibrated
-        spill = forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True).spill
+        spill = forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True, probabilities=probabilities).spill
         prepared = prepare(self.inference, volume)
-        told = forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, always=True)
-        engine = self.network.describe(_name_of(executor))
-        facts = {"network_input": [int(n) for n in prepared.image.shape], **self._facts(engine, prepared.grid)}
+        told = forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, always=True, probabilities=probabilities)
+        facts = {"network_input": [int(n) for n in prepared.image.shape], **self._facts(prepared.grid)}
         return {**facts, "forecast": told.as_dict(), "measured_now": not known}
 
-    def segment(self, volume: Volume, progress: WindowProgress | None) -> Outcome:
+    def segment(self, volume: Volume, progress: WindowProgress | None, probabilities: ProbabilityStore | None = None) -> Outcome:
         """Segment one scan; see :meth:`volseg.inference.Segmenter.segment`.
 
         Raises
@@ -65,45 +66,54 @@ class FastRunner:
             When the network fails on this scan, or its scores are not finite.
         """
         began = perf_counter()
-        executor = self.network.executor(self._expected_windows(volume.grid))
+        executor = self._executor(volume)
         load_s = perf_counter() - began
         try:
-            return self._run(volume, executor, load_s, progress)
+            return self._run(volume, executor, load_s, progress, probabilities)
         except RuntimeError as error:
-            if not isinstance(executor, OpenVINOExecutor):
+            if not self.network.give_up_converted(root_cause(error)[:160]):
                 raise self._broken(error) from error
-            self.network.give_up_openvino(root_cause(error)[:160])
-        return self.segment(volume, progress)
+        return self.segment(volume, progress, probabilities)
 
-    def _run(self, volume: Volume, executor: Any, load_s: float, progress: WindowProgress | None) -> Outcome:
-        forecaster, source = self._forecaster(executor), str(volume.source.path)
+    def _run(self, volume: Volume, executor: Executor, load_s: float, progress: WindowProgress | None, probabilities: ProbabilityStore | None) -> Outcome:
+        forecaster, name = self._forecaster(executor), str(volume.source.path)
         told: list[Forecast] = []
-        spill = self.max_memory is not None and forecaster.forecast(volume.grid, source, limit=self.max_memory).spill
+        spill = self.max_memory is not None and forecaster.forecast(volume.grid, name, limit=self.max_memory, probabilities=probabilities).spill
 
         def foretell(prepared: NetworkInput) -> None:
-            told.append(forecaster.forecast(volume.grid, source, image=prepared.image, spill=spill))
+            told.append(forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, probabilities=probabilities))
 
         try:
-            label, prepared, seconds, tally = run(self.inference, volume, executor, classes=self.classes, progress=progress, on_prepared=foretell, spill=spill)
+            label, prepared, seconds, tally = run(
+                self.inference, volume, executor, classes=self.classes, progress=progress, on_prepared=foretell, probabilities=probabilities, spill=spill
+            )
         except BundleError as error:
-            msg = f"{self.network.weights}: {error}"
+            msg = f"{', '.join(map(str, self.network.weights))}: {error}"
             raise BundleError(msg) from error
-        engine = {**self._facts(self.network.describe(_name_of(executor)), prepared.grid), "windows": tally.windows, "repeated_windows": tally.repeated}
+        engine = {**self._facts(prepared.grid), "windows": tally.windows, "repeated_windows": tally.repeated}
         notes = [*self.network.notes, *getattr(executor, "notes", ())]
-        forecaster.learn(tally.windows - tally.repeated, seconds, volume.array.size)
-        return Outcome(label, engine, {"load": load_s, **seconds}, tuple(notes), forecast=told[0])
+        forecaster.learn(tally.windows - tally.repeated, seconds)
+        return Outcome(label, engine, {"load": load_s, **seconds}, tuple(notes), probabilities, told[0])
 
-    def _forecaster(self, executor: Any) -> Forecaster:
-        name = _name_of(executor)
+    def _executor(self, volume: Volume) -> Executor:
+        """What runs a scan; int8 is calibrated with the first one it is asked for."""
+        if self.network.needs_calibration:
+            plan = self.inference
+            threshold = score_threshold(plan.decision.activation, plan.decision.threshold)
+            self.network.calibrate(prepare(plan, volume).image, str(volume.source.path), cval=plan.window.cval, threshold=threshold)
+        return self.network.executor(self._expected_windows(volume.grid))
+
+    def _forecaster(self, executor: Executor) -> Forecaster:
+        described = self.network.describe()
+        name = described["engine"]
         if name not in self._forecasters or self._forecasters[name][0] is not executor:
-            described = self.network.describe(name)
             facts = {key: described[key] for key in ("engine", "device", "device_name", "precision")}
-            facts |= {"bundle": self.network.bundle.name, "weights_sha256": self.network.weights_sha256}
+            facts |= {"bundle": self.network.bundle.name, "weights_sha256": self.network.identity()["weights_sha256"], **self.network.averaging.facts()}
             self._forecasters[name] = executor, Forecaster(self.inference, executor, facts, channels=self.network.bundle.input_channels, classes=self.classes)
         return self._forecasters[name][1]
 
-    def _facts(self, engine: dict[str, Any], grid: Grid) -> dict[str, Any]:
-        window = self.inference.window
+    def _facts(self, grid: Grid) -> dict[str, Any]:
+        window, engine = self.inference.window, self.network.describe()
         return {
             **{key: engine[key] for key in ("engine", "device", "device_name", "precision")},
             "network_shape": list(grid.shape),
@@ -111,6 +121,7 @@ class FastRunner:
             "patch": list(window_sizes(grid.shape, window.roi)),
             "overlap": list(window.overlap),
             "windows": count_windows(grid.shape, window.roi, window.overlap),
+            **self.network.averaging.facts(),
             "cached_network": engine["cached_network"],
         }
 
@@ -123,7 +134,3 @@ class FastRunner:
 
     def _broken(self, error: RuntimeError) -> BundleError:
         return BundleError(f"{self.network.bundle.inference_config}: the network failed on this scan: {root_cause(error)[:300]}")
-
-
-def _name_of(executor: Any) -> str:
-    return "openvino" if isinstance(executor, OpenVINOExecutor) else "torch"

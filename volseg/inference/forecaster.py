@@ -16,6 +16,8 @@ from volseg.inference.executors import Executor
 from volseg.inference.forecast import Forecast, fit, forecast, too_little
 from volseg.inference.memory import resident_bytes
 from volseg.inference.plan import InferencePlan
+from volseg.inference.probability_cost import with_probabilities
+from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.windows import window_sizes
 from volseg.inference.workload import count_repeated, expected_seconds, workload
 
@@ -23,6 +25,9 @@ STOCK_BYTES_PER_VOXEL = 30
 STOCK_COPIES_OF_SCORES = 3.25
 """Stock MONAI holds the scores of every class at the scan's resolution, a good three times in float32, and some thirty bytes a voxel of image and sampling grid: fitted to whole
 processes of MONAI 1.6 on 512x512x99 (3 classes 2.8 GB, 25 classes 10.1 GB) and 512x512x304 (3 classes 5.5 GB), of which 0.6 GB are programs."""
+
+STOCK_BYTES_PER_FURTHER_CHANNEL = 12
+"""The image as it is read, as it is turned and as it is handed on, in float32."""
 
 
 FEW_WINDOWS = f"a run of fewer than {ENOUGH_WINDOWS} windows is over before measuring the network would have paid (--dry-run measures it)"
@@ -64,6 +69,7 @@ class Forecaster:
         spill: bool = False,
         always: bool = False,
         read_s: float | None = None,
+        probabilities: ProbabilityStore | None = None,
     ) -> Forecast:
         """Foretell a run on a loaded scan, and make the executor's batch small enough for a limit.
 
@@ -83,6 +89,8 @@ class Forecaster:
             Measure the network where no calibration is stored, however few the windows.
         read_s : float, optional
             Seconds the reading took.
+        probabilities : ProbabilityStore, optional
+            Where probabilities go, if they are kept.
 
         Raises
         ------
@@ -104,7 +112,8 @@ class Forecaster:
 
         def foretell(batch: int, spilled: bool) -> Forecast:
             self.executor.batch = batch
-            return forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
+            told = forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
+            return told if probabilities is None else with_probabilities(told, work, probabilities)
 
         return foretell(self.executor.batch, spill) if limit is None else fit(limit, self.executor.batch, foretell, name)
 
@@ -151,7 +160,7 @@ class Forecaster:
         return {**self._facts, "input": list(self._batch)}
 
 
-def forecast_stock(grid: Grid, name: str, *, classes: int, limit: int | None = None) -> Forecast:
+def forecast_stock(grid: Grid, name: str, *, classes: int, channels: int = 1, limit: int | None = None) -> Forecast:
     """Foretell the memory of a run of the bundle's own pipeline in stock MONAI, whose windows (0 here) and seconds are not known before it.
 
     Raises
@@ -162,7 +171,7 @@ def forecast_stock(grid: Grid, name: str, *, classes: int, limit: int | None = N
     voxels = int(np.prod(grid.shape))
     memory = {
         "scores of all classes": int(STOCK_COPIES_OF_SCORES * 4 * classes * voxels),
-        "image and sampling grid": STOCK_BYTES_PER_VOXEL * voxels,
+        "image and sampling grid": (STOCK_BYTES_PER_VOXEL + STOCK_BYTES_PER_FURTHER_CHANNEL * (channels - 1)) * voxels,
         "scan and programs": resident_bytes() or 0,
     }
     told = Forecast(0, 0, None, memory, unknown=STOCK_UNTIMED)

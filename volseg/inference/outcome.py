@@ -30,7 +30,7 @@ class Outcome:
     notes : tuple of str
         Warnings of the run.
     probabilities : mapping of int to ndarray, or None
-        Probability of each label (float32, axes of ``label``), where they were asked for.
+        Probability of each label but the background (axes of ``label``; float32, or uint8 in steps of 1/255), where they were asked for.
     forecast : Forecast or None
         What was foretold.
     """
@@ -39,14 +39,5 @@ class Outcome:
     engine: Mapping[str, Any]
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
-    probabilities: Mapping[int, npt.NDArray[np.float32]] | None = None
+    probabilities: Mapping[int, npt.NDArray[Any]] | None = None
     forecast: Forecast | None = None
-
-
-def lowest_finite(array: npt.NDArray[Any]) -> float | None:
-    """Smallest value that is neither NaN nor infinite; None when there is none."""
-    lowest = float(array.min())
-    if np.isfinite(lowest):
-        return lowest
-    finite = array[np.isfinite(array)]
-    return float(finite.min()) if finite.size else None

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volseg.bundle import Bundle, load_state, load_weights, read_state_dict
+from volseg.bundle import Bundle, load_state, load_weights, read_config, read_state_dict
 from volseg.errors import BundleError, root_cause
-from volseg.inference.plan import POSTPROCESSING, PREPROCESSING
+from volseg.inference.executors.averaging import flips_of
+from volseg.inference.plan import POSTPROCESSING, PREPROCESSING, refuse_overlapping_regions
 
 if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
 
-FILE_TRANSFORMS = ("LoadImage", "LoadImaged", "SaveImage", "SaveImaged", "CopyItemsd", "DeleteItemsd")
-"""Transforms volseg takes out: it reads and writes the files itself, and hands over nothing but the image."""
+FILE_TRANSFORMS = frozenset({"LoadImage", "LoadImaged", "EnsureChannelFirst", "EnsureChannelFirstd", "SaveImage", "SaveImaged", "CopyItemsd"})
+"""Transforms volseg takes out: it reads and writes the files itself, and hands over nothing but the image, channel first."""
 
 IMAGE, PREDICTION = "image", "pred"
 """Names of the network's input and output in every bundle (MONAI Label's contract)."""
@@ -29,28 +30,28 @@ class Pipeline:
     Attributes
     ----------
     preprocess : callable
-        Takes ``{"image": MetaTensor (i, j, k)}``, gives ``{"image": MetaTensor (C, i, j, k)}`` ready for the network.
-    network : torch.nn.Module
-        In evaluation mode, on ``device``.
+        Takes ``{"image": MetaTensor (C, i, j, k)}``, gives ``{"image": MetaTensor (C, i, j, k)}`` ready for the network.
+    network : callable
+        A batch of windows in, scores out: a torch network in evaluation mode on ``device``, or several of them, and flips, averaged.
     inferer : callable
         MONAI inferer, called with a batch ``(1, C, i, j, k)`` and the network.
     postprocess : callable
         Takes the same mapping with ``"pred"`` added (C, i, j, k), gives the label or scores on the image's own grid.
     device : torch.device
         Where the network runs.
-    weights : Path
-        File the weights came from.
+    weights : str
+        Files the weights came from.
     """
 
     preprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    network: torch.nn.Module
+    network: Callable[..., Any]
     inferer: Any
     postprocess: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     device: torch.device
-    weights: Path
+    weights: str
 
 
-def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = None, overlap: float | None = None) -> Pipeline:
+def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path] = (), overlap: float | None = None, *, flips: bool = False) -> Pipeline:
     """Instantiate a bundle's inference config.
 
     Parameters
@@ -59,20 +60,23 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = 
         Where the config and the weights are.
     device : torch.device
         Where the network will run.
-    weights : Path, optional
-        Other weights for the same network (a ``model.pt`` or ``last.pt`` of ``volseg train``).
+    weights : sequence of Path
+        Other weights for the same network (a ``model.pt`` or ``last.pt`` of ``volseg train``); the scores of several are averaged.
     overlap : float, optional
         Overrides the overlap of a sliding-window inferer.
+    flips : bool
+        Whether each window is run in all eight flips.
 
     Raises
     ------
     BundleError
-        When the config lacks a part, a part cannot be built, or the weights do not fit the network.
+        When the config lacks a part, a part cannot be built, its result is no label map, or the weights do not fit the network.
     """
     from monai.inferers import SlidingWindowInferer
 
+    refuse_overlapping_regions(bundle, read_config(bundle.inference_config))
     parser = _open(bundle, device)
-    network = _network(parser, bundle, weights)
+    networks = [_network(_open(bundle, device), bundle, path).to(device).eval() for path in weights or (None,)]
     inferer = _part(parser, bundle, ("inferer",))
     if overlap is not None:
         if not isinstance(inferer, SlidingWindowInferer):
@@ -81,7 +85,32 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Path | None = 
         inferer.overlap = overlap
     preprocess = _without_files(_part(parser, bundle, PREPROCESSING))
     postprocess = _without_files(_part(parser, bundle, POSTPROCESSING))
-    return Pipeline(preprocess, network.to(device).eval(), inferer, postprocess, device, weights or bundle.weights or bundle.path)
+    files = ", ".join(map(str, weights)) or str(bundle.weights or bundle.path)
+    return Pipeline(preprocess, _averaged(networks, flips=flips), inferer, postprocess, device, files)
+
+
+def _averaged(networks: Sequence[torch.nn.Module], *, flips: bool) -> Callable[..., Any]:
+    """One network as it is; else the mean of the scores of all of them in all flips, as :mod:`~volseg.inference.executors.averaging` has it."""
+    import torch
+
+    if len(networks) == 1 and not flips:
+        return networks[0]
+    turns = flips_of() if flips else [()]
+
+    def forward(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        total: torch.Tensor | None = None
+        for network in networks:
+            for turn in turns:
+                scores = network(torch.flip(windows, turn), *args, **kwargs)
+                if not isinstance(scores, torch.Tensor):
+                    msg = f"the network gives a {type(scores).__name__}; flips and ensembles need one tensor of scores"
+                    raise TypeError(msg)
+                scores = torch.flip(scores, turn).float()
+                total = scores if total is None else total.add_(scores)
+        assert total is not None
+        return total.div_(len(networks) * len(turns))
+
+    return forward
 
 
 def load_network(bundle: Bundle, weights: Path | None = None) -> torch.nn.Module:
@@ -127,7 +156,8 @@ def _network(parser: ConfigParser, bundle: Bundle, weights: Path | None) -> torc
         load_weights(bundle, network)
     else:
         load_state(read_state_dict(weights), network, weights)
-    damaged = next((name for name, tensor in network.named_parameters() if not bool(tensor.isfinite().all())), None)
+    # With the running statistics of a batch normalisation, which are no parameters.
+    damaged = next((name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())), None)
     if damaged is not None:
         msg = f"{weights or bundle.weights}: the weights are not finite (`{damaged}` holds NaN or infinite values): train or fetch them again"
         raise BundleError(msg)
@@ -151,5 +181,11 @@ def _without_files(chain: Any) -> Any:
     """Take the reading and writing of files out of a Compose, in place: ``Invertd`` holds the same object and must see the same chain."""
     transforms = getattr(chain, "transforms", None)
     if transforms is not None:
-        chain.transforms = [_without_files(t) for t in transforms if type(t).__name__ not in FILE_TRANSFORMS]
+        chain.transforms = [_without_files(t) for t in transforms if not _is_of_files(t)]
     return chain
+
+
+def _is_of_files(transform: Any) -> bool:
+    name = type(transform).__name__
+    # Items that are not there are deleted without a word, but not those within others.
+    return name in FILE_TRANSFORMS or (name == "DeleteItemsd" and any(transform.sep in str(key) for key in transform.keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.io import Volume, save_label
+from volseg.errors import InputError
+from volseg.io import Volume, save_label, save_probability
 from volseg.io.dicom.objects.segments import Algorithm, Segment
 from volseg.io.tally import count_values
 from volseg.provenance import software_versions
@@ -49,7 +50,7 @@ class Segmentation:
     segments : mapping of int to Segment
         What each label stands for in DICOM's terms.
     probabilities : mapping of int to ndarray, or None
-        Probability of each label but the background (float32, 0 to 1, axes of ``label``), where they were asked for.
+        Probability of each label but the background (axes of ``label``; float32, or uint8 in steps of 1/255), where they were asked for.
     forecast : mapping or None
         Windows, seconds and peak memory foretold before the run (see :class:`volseg.inference.forecast.Forecast`).
     """
@@ -63,7 +64,7 @@ class Segmentation:
     peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()
     segments: Mapping[int, Segment] = field(default_factory=dict)
-    probabilities: Mapping[int, npt.NDArray[np.float32]] | None = None
+    probabilities: Mapping[int, npt.NDArray[Any]] | None = None
     forecast: Mapping[str, Any] | None = None
 
     def statistics(self) -> list[dict[str, Any]]:
@@ -76,10 +77,23 @@ class Segmentation:
         """Write the label on exactly the scan's grid (see :func:`volseg.io.save_label`)."""
         return save_label(self.label, self.volume, path)
 
+    def save_probability(self, value: int, path: str | Path) -> Path:
+        """Write the probability of a label on exactly the scan's grid, as NIfTI (see :func:`volseg.io.save_probability`).
+
+        Raises
+        ------
+        InputError
+            When no probabilities were asked for, or none of this label.
+        """
+        if self.probabilities is None or value not in self.probabilities:
+            msg = f"{path}: there are no probabilities of label {value}; segment with probabilities=True"
+            raise InputError(msg)
+        return save_probability(self.probabilities[value], self.volume, path)
+
     @property
     def algorithm(self) -> Algorithm:
         """The bundle, as DICOM objects name what made them."""
-        return Algorithm(str(self.bundle.get("name", "")), str(self.bundle.get("version", "")), str(self.bundle.get("weights_sha256", "")))
+        return Algorithm(str(self.bundle.get("name", "")), str(self.bundle.get("version", "")), _joined(self.bundle.get("weights_sha256", "")))
 
     def save_dicom_seg(self, path: str | Path, kind: Kind = "binary") -> Path | None:
         """Write a DICOM Segmentation that refers to the scan's series; None, and no file, when nothing is segmented (see :func:`volseg.io.dicom.objects.seg.write_seg`)."""
@@ -94,23 +108,12 @@ class Segmentation:
         return write_rtstruct(self.label, self.volume, Path(path), segments=self.segments, algorithm=self.algorithm)
 
     def report(self) -> dict[str, Any]:
-        """Everything that makes the result traceable, ready for JSON."""
-        source, grid = self.volume.source, self.volume.grid
+        """Everything that makes the result traceable, ready for JSON; ``input`` is one object, or of several channels a list of them, that of the label's grid first."""
+        inputs = [_describe(channel) for channel in self.volume.channels]
         return {
             "report_version": REPORT_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "input": {
-                "path": str(source.path),
-                "kind": source.kind,
-                "sha256": source.sha256,
-                "series_instance_uid": source.series_instance_uid,
-                "modality": source.modality,
-                "shape": list(grid.shape),
-                "spacing_mm": [round(s, 6) for s in grid.spacing],
-                "orientation": grid.orientation,
-                "affine_ras_mm": grid.affine.tolist(),
-                "details": {key: value for key, value in source.details.items() if key != "sop_instance_uids"},
-            },
+            "input": inputs if self.volume.further else inputs[0],
             "labels": self.statistics(),
             "bundle": dict(self.bundle),
             "engine": dict(self.engine),
@@ -120,3 +123,26 @@ class Segmentation:
             "software": {"python": platform.python_version(), "platform": platform.platform(), **software_versions()},
             "warnings": list(self.warnings),
         }
+
+
+def _joined(digests: str | Sequence[str]) -> str:
+    """The digests of an ensemble as one text."""
+    return digests if isinstance(digests, str) else ", ".join(digests)
+
+
+def _describe(channel: Volume) -> dict[str, Any]:
+    """Identity and place of one channel, ready for JSON."""
+    source, grid = channel.source, channel.grid
+    return {
+        **({} if source.channel is None else {"channel": source.channel}),
+        "path": str(source.path),
+        "kind": source.kind,
+        "sha256": source.sha256,
+        "series_instance_uid": source.series_instance_uid,
+        "modality": source.modality,
+        "shape": list(grid.shape),
+        "spacing_mm": [round(s, 6) for s in grid.spacing],
+        "orientation": grid.orientation,
+        "affine_ras_mm": grid.affine.tolist(),
+        "details": {key: value for key, value in source.details.items() if key != "sop_instance_uids"},
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,8 @@ from typing import Any
 
 from volseg.bundle import Bundle, find_bundle, lookup, read_bundle, read_config, weights_path
 from volseg.errors import BundleError, DeviceError, InputError
+from volseg.inference.averaged import Members
+from volseg.inference.checks import check_scan
 from volseg.inference.device import device_name, precision_for
 from volseg.inference.executors.choice import ENGINES
 from volseg.inference.executors.torch_executor import UnsupportedNetworkError
@@ -18,19 +20,15 @@ from volseg.inference.fast import FastRunner
 from volseg.inference.forecast import Forecast
 from volseg.inference.forecaster import forecast_stock
 from volseg.inference.network import Network, NetworkSettings
-from volseg.inference.outcome import Outcome, WindowProgress, lowest_finite
+from volseg.inference.outcome import Outcome, WindowProgress
 from volseg.inference.plan import UnrecognisedError, read_plan
+from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.segmentation import Segmentation
 from volseg.inference.stock import StockRunner
 from volseg.io import Volume, load
+from volseg.io.channels import load_channels, with_names
 from volseg.io.dicom.objects.segments import Segment, describe_segments
 from volseg.provenance import peak_memory_bytes
-
-LARGEST_EXTENT_MM = 3000.0
-"""A whole-body scan is about 2 m long; a longer field of view comes from a wrong spacing."""
-
-SMALLEST_EXTENT_MM = 10.0
-"""Less than a few voxels of any clinical scan."""
 
 WHOLE_AXIS = (0, 0, 0)
 """Window of a network that nothing is known of: it follows the scan."""
@@ -47,14 +45,17 @@ class Segmenter:
         ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
     precision : str
         ``auto``, ``fp32``, ``bf16`` or ``fp16``; auto is fp16 on CUDA, bf16 on CPUs that compute it, else fp32.
-    weights : str or Path, optional
-        Other weights for the bundle's network.
+    weights : path or sequence of paths, optional
+        Other weights for the bundle's network; of several, such as those of cross-validation folds, the scores (before the softmax) are averaged.
     overlap : float, optional
         Overrides the overlap of the sliding window (0 to below 1).
     engine : str
-        ``auto`` (see :func:`~volseg.inference.executors.choice.choose_engine` for the rule), ``torch``, ``openvino``, or ``monai`` for the stock pipeline.
+        ``auto`` (see :func:`~volseg.inference.executors.choice.choose_engine` for the rule), ``torch``, ``openvino``, ``onnxruntime``, ``tensorrt``,
+        or ``monai`` for the stock pipeline.
     batch : int, optional
         Windows at once in the engine; None leaves it to the executor.
+    tta : bool
+        Test-time augmentation: run each window in all eight flips and average the scores, which takes eight times as long.
     max_memory : int, optional
         Bytes of RAM the process may use: batches are made smaller to keep it, and a scan that cannot be kept within it is refused before the network runs.
 
@@ -72,10 +73,11 @@ class Segmenter:
         *,
         device: str = "auto",
         precision: str = "auto",
-        weights: str | Path | None = None,
+        weights: str | Path | Sequence[str | Path] | None = None,
         overlap: float | None = None,
         engine: str = "auto",
         batch: int | None = None,
+        tta: bool = False,
         max_memory: int | None = None,
     ) -> None:
         self.bundle: Bundle = read_bundle(find_bundle(bundle))
@@ -86,17 +88,15 @@ class Segmenter:
             msg = f"unknown engine {engine!r}; use one of {', '.join(ENGINES)}"
             raise DeviceError(msg)
         self._device = device_name(device)
-        self._precision = precision_for(precision, self._device.partition(":")[0])
-        self._other_weights = Path(weights) if weights else None
-        self._overlap = overlap
+        self._precision = precision_for(precision, self._device.partition(":")[0], engine)
+        self._other_weights = _given_weights(weights)
+        self._overlap, self._tta = overlap, tta
         self._max_memory = max_memory
-        path = self._other_weights or weights_path(self.bundle)
-        if not path.is_file():
-            msg = f"{path}: no such weights file"
-            raise BundleError(msg)
-        self.fast, self._reason = self._plan(engine, path, NetworkSettings("auto" if engine == "monai" else engine, self._device, precision, batch))
-        roi = self.fast.inference.window.roi if self.fast else WHOLE_AXIS
-        self._network = self.fast.network if self.fast else Network(self.bundle, path, self._other_weights is not None, roi, NetworkSettings("torch", self._device, precision))
+        settings = NetworkSettings("auto" if engine == "monai" else engine, self._device, precision, batch)
+        self.fast, self._reason = self._plan(engine, settings)
+        if self.fast is None:
+            self._refuse_int8(self._reason)
+        self._members = self.fast.network if self.fast else self._networks(WHOLE_AXIS, replace(settings, engine="torch"))
         self._stock: StockRunner | None = None
         self.segments: Mapping[int, Segment] = describe_segments(self.bundle.labels, self.bundle.metadata)
 
@@ -108,34 +108,51 @@ class Segmenter:
 
     def preload(self) -> None:
         """Begin in a thread with what takes time before the first window; worth calling before a scan is read."""
-        self._network.preload()
+        self._members.preload()
 
-    def plan(self, volume: Volume) -> dict[str, Any]:
-        """What segmenting a volume would do: the network's input, windows, patch, device; runs the pre-processing but not the network."""
-        notes = [*volume.warnings, *self._check(volume)]
-        reason = self._why_stock(volume, probabilities=False)
+    def plan(self, volume: Volume, *, probabilities: ProbabilityStore | None = None) -> dict[str, Any]:
+        """What segmenting a volume would do: the network's input, windows, patch, device, forecast; runs the pre-processing but not the network.
+
+        Parameters
+        ----------
+        volume : Volume
+            A loaded scan.
+        probabilities : ProbabilityStore, optional
+            As :meth:`segment` would get it; nothing is written there.
+        """
+        notes = [*volume.warnings, *check_scan(self.bundle, volume)]
+        reason = self._why_stock(volume, probabilities=probabilities is not None)
         if self.fast is not None and not reason:
             try:
-                return {**self.fast.plan(volume), "warnings": notes}
+                return {**self.fast.plan(volume, probabilities), "warnings": notes}
             except UnsupportedNetworkError as error:
                 self._reason = reason = str(error)
         told = self._stock_forecast(volume)
         found = self._stock_runner(reason).plan(volume)
         return {**found, "forecast": replace(told, windows=found["windows"]).as_dict(), "measured_now": False, "warnings": notes}
 
-    def segment(self, scan: Volume | str | Path, *, series: str | None = None, progress: WindowProgress | None = None, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self,
+        scan: Volume | str | Path | Mapping[str, Volume | str | Path],
+        *,
+        series: str | None = None,
+        progress: WindowProgress | None = None,
+        probabilities: bool | ProbabilityStore = False,
+    ) -> Segmentation:
         """Segment one scan.
 
         Parameters
         ----------
-        scan : Volume or path
-            A loaded volume, or anything :func:`volseg.io.load` reads.
+        scan : Volume, path, or mapping of str to them
+            A loaded volume, or anything :func:`volseg.io.load` reads; for a bundle of several channels one 4D NIfTI file, or each channel by its name in the bundle's metadata,
+            ``{"CT": path, "PET": path}``, on whatever grids of one frame (:func:`volseg.io.channels.load_channels`). The first channel's grid is the label's.
         series : str, optional
             SeriesInstanceUID, where a DICOM folder holds several volumes.
         progress : callable, optional
             Called with (windows done, windows in all).
-        probabilities : bool
-            Keep the probability of every label too, which takes four bytes for each voxel and class.
+        probabilities : bool or ProbabilityStore
+            Keep the probability of every label but the background too: True in memory, which takes four bytes for each voxel and label; a store made with a folder takes one byte
+            of disk instead.
 
         Returns
         -------
@@ -151,30 +168,43 @@ class Segmenter:
         """
         self.preload()
         began = time.perf_counter()
-        volume = scan if isinstance(scan, Volume) else load(scan, series=series)
+        volume = self._read(scan, series)
         read_s = time.perf_counter() - began
-        notes = [*volume.warnings, *self._check(volume)]
-        outcome = self._run(volume, progress, probabilities)
+        notes = [*volume.warnings, *check_scan(self.bundle, volume)]
+        kept = self.probability_store(volume) if probabilities is True else probabilities or None
+        outcome = self._run(volume, progress, kept)
         names = {value: name for value, name in self.bundle.labels.items() if value != 0}
         seconds = {"read": read_s, **outcome.seconds}
         notes += outcome.notes
         told = None if outcome.forecast is None else outcome.forecast.as_dict()
-        return Segmentation(outcome.label, volume, names, self._identity(), outcome.engine, seconds, peak_memory_bytes(), tuple(notes), self.segments, outcome.probabilities, told)
+        named = with_names(volume, self.bundle.channel_names)
+        return Segmentation(outcome.label, named, names, self._identity(), outcome.engine, seconds, peak_memory_bytes(), tuple(notes), self.segments, outcome.probabilities, told)
+
+    def _read(self, scan: Volume | str | Path | Mapping[str, Volume | str | Path], series: str | None) -> Volume:
+        if isinstance(scan, Volume):
+            return scan
+        if isinstance(scan, Mapping):
+            return load_channels(scan.items(), self.bundle.channel_names)
+        return load(scan, series=series, channels=self.bundle.input_channels)
+
+    def probability_store(self, volume: Volume, folder: Path | None = None) -> ProbabilityStore:
+        """Room for the probabilities of every label but the background on a scan's grid: in a file in ``folder``, or in memory."""
+        return ProbabilityStore(sorted(value for value in self.bundle.labels if value != 0), volume.grid.shape, folder)
 
     def should_convert_later(self) -> bool:
         """Whether a conversion of the network, once all results are written, makes the next run start and run faster (``VOLSEG_NO_CACHE=1`` says no)."""
-        return self.fast is not None and self._network.should_convert_later()
+        return self.fast is not None and self._members.should_convert_later()
 
     def convert_later(self) -> Path | None:
         """Convert the network to OpenVINO and keep it in the cache (``$VOLSEG_CACHE``, else ``~/.cache/volseg``); the path, or None where that cannot be."""
-        return self._network.convert_later()
+        return self._members.convert_later()
 
     def close(self) -> None:
         """Release the network and the device's memory; the segmenter cannot be used afterwards."""
-        self._network.close()
+        self._members.close()
         self._stock = None
 
-    def _plan(self, engine: str, weights: Path, settings: NetworkSettings) -> tuple[FastRunner | None, str]:
+    def _plan(self, engine: str, settings: NetworkSettings) -> tuple[FastRunner | None, str]:
         """The fast path, or None and why there is none."""
         if engine == "monai":
             return None, "asked for"
@@ -185,14 +215,17 @@ class Segmenter:
             return None, str(error)
         channels = lookup(self.bundle.metadata, "network_data_format#outputs#pred#num_channels")
         classes = max([2, *([channels] if isinstance(channels, int) else []), *(value + 1 for value in self.bundle.labels)])
-        network = Network(self.bundle, weights, self._other_weights is not None, plan.window.roi, settings)
-        return FastRunner(plan, network, classes, self._max_memory), ""
+        return FastRunner(plan, self._networks(plan.window.roi, settings), classes, self._max_memory), ""
 
-    def _run(self, volume: Volume, progress: WindowProgress | None, probabilities: bool) -> Outcome:
-        reason = self._why_stock(volume, probabilities=probabilities)
+    def _networks(self, roi: tuple[int, int, int], settings: NetworkSettings) -> Members:
+        paths = self._other_weights or (weights_path(self.bundle),)
+        return Members([Network(self.bundle, path, bool(self._other_weights), roi, settings) for path in paths], flips=self._tta)
+
+    def _run(self, volume: Volume, progress: WindowProgress | None, probabilities: ProbabilityStore | None) -> Outcome:
+        reason = self._why_stock(volume, probabilities=probabilities is not None)
         if self.fast is not None and not reason:
             try:
-                return self.fast.segment(volume, progress)
+                return self.fast.segment(volume, progress, probabilities)
             except UnsupportedNetworkError as error:
                 self._reason = reason = str(error)
         told = self._stock_forecast(volume)
@@ -200,14 +233,14 @@ class Segmenter:
         return replace(outcome, forecast=replace(told, windows=outcome.engine["windows"]))
 
     def _stock_forecast(self, volume: Volume) -> Forecast:
-        return forecast_stock(volume.grid, str(volume.source.path), classes=len(self.bundle.labels), limit=self._max_memory)
+        return forecast_stock(volume.grid, str(volume.source.path), classes=len(self.bundle.labels), channels=self.bundle.input_channels, limit=self._max_memory)
 
     def _why_stock(self, volume: Volume, *, probabilities: bool) -> str:
         """Why this scan runs through MONAI; empty when it does not."""
         if self._reason or self.fast is None:
             return self._reason
-        if probabilities:
-            return "probabilities are asked for"
+        if probabilities and self.fast.inference.decision.activation == "none":
+            return "probabilities are asked for, which this bundle makes after its scores are interpolated"
         return "" if self.fast.can_run(volume) else "the scan's axes are not orthogonal"
 
     def _stock_runner(self, reason: str) -> StockRunner:
@@ -215,29 +248,18 @@ class Segmenter:
         from volseg.inference.pipeline import build_pipeline
         from volseg.inference.quiet import quiet_libraries
 
+        self._refuse_int8(reason)
         if self._stock is None:
             with quiet_libraries():
-                pipeline = build_pipeline(self.bundle, select_device(self._device), self._other_weights, self._overlap)
-            self._stock = StockRunner(self.bundle, pipeline, self._precision)
+                pipeline = build_pipeline(self.bundle, select_device(self._device), self._other_weights, self._overlap, flips=self._tta)
+            self._stock = StockRunner(self.bundle, pipeline, self._precision, self._members.averaging)
         self._stock.reason = reason
         return self._stock
 
-    def _check(self, volume: Volume) -> list[str]:
-        if self.bundle.input_channels != 1:
-            needed = ", ".join(self.bundle.channel_names)
-            msg = f"{volume.source.path}: one image, but bundle {self.bundle.name} takes {self.bundle.input_channels} channels ({needed}); use a bundle of one channel"
-            raise InputError(msg)
-        notes = _check_extent(volume)
-        wanted, found = self.bundle.modality, volume.source.modality
-        if wanted and found and wanted.upper() != found.upper():
-            notes.append(f"bundle {self.bundle.name} was made for {wanted}, but this series says {found}")
-        lowest = lowest_finite(volume.array)
-        if lowest is None:
-            msg = f"{volume.source.path}: no voxel has a finite value; export the scan again"
-            raise InputError(msg)
-        if wanted == "CT" and lowest >= 0:
-            notes.append("no voxel is negative, so the values do not look like Hounsfield units; check the rescale slope and intercept of the scan")
-        return notes
+    def _refuse_int8(self, reason: str) -> None:
+        if self._precision == "int8":
+            msg = f"{self.bundle.inference_config}: --precision int8 is for volseg's own engine, but stock MONAI has to run this ({reason}); use --precision auto"
+            raise DeviceError(msg)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -245,18 +267,18 @@ class Segmenter:
             "version": self.bundle.version,
             "intended_use": self.bundle.metadata.get("intended_use"),
             "path": str(self.bundle.path),
-            "weights": str(self._network.weights),
-            "weights_sha256": self._network.weights_sha256,
+            **self._members.identity(),
         }
 
 
-def _check_extent(volume: Volume) -> list[str]:
-    """Refuse a field of view that no patient fills: resampled to the network's spacing it would take all memory. Doubt one that is too small to show anything."""
-    extent = [n * mm for n, mm in zip(volume.grid.shape, volume.grid.spacing, strict=True)]
-    size = " x ".join(f"{mm:.4g}" for mm in extent)
-    if max(extent) > LARGEST_EXTENT_MM:
-        msg = f"{volume.source.path}: the scan is {size} mm large, more than any patient; its spacing is probably wrong: correct the header and try again"
+def _given_weights(weights: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    paths = tuple(Path(path) for path in ([weights] if isinstance(weights, (str, Path)) else weights or ()))
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        msg = f"{missing}: no such weights file"
+        raise BundleError(msg)
+    twice = next((path for number, path in enumerate(paths) if path.resolve() in [other.resolve() for other in paths[:number]]), None)
+    if twice is not None:
+        msg = f"{twice}: the same weights are given twice; an ensemble averages different ones, so give each once"
         raise InputError(msg)
-    if min(extent) < SMALLEST_EXTENT_MM:
-        return [f"the scan is only {size} mm large; check its spacing, the result probably means nothing"]
-    return []
+    return paths

@@ -11,13 +11,16 @@ import numpy as np
 from volseg.bundle import Bundle
 from volseg.errors import BundleError, DeviceError, root_cause
 from volseg.geometry import Grid
-from volseg.inference.device import autocast, describe_device
-from volseg.inference.executors.torch_executor import is_out_of_memory
-from volseg.inference.outcome import Outcome, WindowProgress, lowest_finite
+from volseg.inference.device import autocast, describe_device, usable_threads
+from volseg.inference.executors.averaging import Averaging
+from volseg.inference.executors.torch_memory import is_out_of_memory
+from volseg.inference.outcome import Outcome, WindowProgress
 from volseg.inference.pipeline import IMAGE, PREDICTION, Pipeline
+from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.quiet import quiet_libraries
 from volseg.inference.windows import count_windows
 from volseg.io import Volume
+from volseg.io.alignment import voxels_on
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,6 +48,8 @@ class StockRunner:
         From :func:`~volseg.inference.pipeline.build_pipeline`.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
+    averaging : Averaging
+        What the pipeline's network averages, for the report.
 
     Attributes
     ----------
@@ -52,8 +57,9 @@ class StockRunner:
         Why it is MONAI that runs, told in the report.
     """
 
-    def __init__(self, bundle: Bundle, pipeline: Pipeline, precision: str) -> None:
+    def __init__(self, bundle: Bundle, pipeline: Pipeline, precision: str, averaging: Averaging | None = None) -> None:
         self.bundle, self._pipeline, self._precision, self.reason = bundle, pipeline, precision, ""
+        self._averaging = averaging or Averaging()
         self._device = pipeline.device
 
     def plan(self, volume: Volume) -> dict[str, Any]:
@@ -62,7 +68,7 @@ class StockRunner:
             image = self._preprocess(volume)
         return {"network_input": [int(n) for n in image[IMAGE].shape], **self._engine(image[IMAGE])}
 
-    def segment(self, volume: Volume, progress: WindowProgress | None, probabilities: bool) -> Outcome:
+    def segment(self, volume: Volume, progress: WindowProgress | None, probabilities: ProbabilityStore | None) -> Outcome:
         """Segment one scan; see :meth:`volseg.inference.Segmenter.segment`."""
         timer = _Timer()
         with quiet_libraries():
@@ -71,25 +77,26 @@ class StockRunner:
             engine = self._engine(data[IMAGE])
             data[PREDICTION] = self._predict(data[IMAGE], engine["windows"], progress)
             timer.mark("network")
-            shares = self._decide_later(data, volume) if probabilities else None
-            label, moved = self._restore(data, volume, decided_from=self._decision if probabilities else 0)
+            if probabilities is not None:
+                self._decide_later(data, volume, probabilities)
+            label, moved = self._restore(data, volume, decided_from=0 if probabilities is None else self._decision)
         timer.mark("restore")
-        return Outcome(label, engine, timer.seconds, (moved,) if moved else (), shares)
+        return Outcome(label, engine, timer.seconds, (moved,) if moved else (), probabilities)
 
     def _preprocess(self, volume: Volume) -> Any:
         import torch
         from monai.data import MetaTensor
 
-        array = np.ascontiguousarray(volume.array, dtype=np.float32)
-        if not np.isfinite(array).all():
-            array = np.where(np.isfinite(array), array, np.float32(lowest_finite(array) or 0))
+        array = np.empty((len(volume.channels), *volume.grid.shape), dtype=np.float32)
+        for target, channel in zip(array, volume.channels, strict=True):
+            target[...] = voxels_on(channel, volume.grid, usable_threads())
         tensor = torch.as_tensor(array)
         affine = torch.as_tensor(volume.grid.affine.copy())
         meta = {
             "affine": affine,
             "original_affine": affine.clone(),
             "spatial_shape": np.asarray(volume.grid.shape),
-            "original_channel_dim": "no_channel",
+            "original_channel_dim": 0,
             "filename_or_obj": volume.source.name,
             "space": "RAS",
         }
@@ -131,17 +138,19 @@ class StockRunner:
             raise BundleError(msg)
         return found[0]
 
-    def _decide_later(self, data: dict[str, Any], volume: Volume) -> dict[int, npt.NDArray[np.float32]]:
-        """Run the post-processing up to the decision and keep the probabilities (label value -> (i, j, k))."""
+    def _decide_later(self, data: dict[str, Any], volume: Volume, store: ProbabilityStore) -> None:
+        """Run the post-processing up to the decision and keep the probabilities."""
         self._check_scores(data)
         try:
             data.update(self._pipeline.postprocess(data, end=self._decision))  # type: ignore[call-arg]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._broken(error, stage="postprocessing") from error
         shares = data[PREDICTION]
+        # A threshold is set on one channel, which is label 1.
+        channels = {1: 0} if len(shares) == 1 and max(store) == 1 else {value: value for value in store}
         if (
             tuple(shares.shape[1:]) != volume.grid.shape
-            or len(shares) != len(self.bundle.labels)
+            or max(channels.values()) >= len(shares)
             or float(shares.min()) < -PROBABILITY_SLACK
             or float(shares.max()) > 1 + PROBABILITY_SLACK
         ):
@@ -150,7 +159,8 @@ class StockRunner:
                 "softmax and Invertd must come before AsDiscreted"
             )
             raise BundleError(msg)
-        return {value: shares[value].numpy().astype(np.float32) for value in self.bundle.labels if value != 0}
+        for value, channel in channels.items():
+            store.fill(value, shares[channel].numpy())
 
     def _check_scores(self, data: dict[str, Any]) -> None:
         from monai.data import MetaTensor
@@ -193,6 +203,7 @@ class StockRunner:
             "patch": roi,
             "overlap": overlap,
             "windows": count_windows(image.shape[1:], roi, overlap),
+            **self._averaging.facts(),
         }
 
     def _broken(self, error: Exception, *, stage: str) -> BundleError:

@@ -33,6 +33,13 @@ SCANNER_CODE = 1
 """NIFTI_XFORM_SCANNER_ANAT: the coordinates are the scanner's (nifti1.h)."""
 
 
+PROBABILITY_STEPS = 255
+"""A probability of 1 in uint8."""
+
+PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / PROBABILITY_STEPS), np.float32(0)))
+"""``scl_slope`` is a float32; rounded up, as 1/255 would be, a probability of 1 would be read as 1.00000006."""
+
+
 def save_label(array: npt.NDArray[Any], like: Volume, path: str | Path) -> Path:
     """Write a label map on exactly the grid of ``like``.
 
@@ -66,7 +73,49 @@ def save_label(array: npt.NDArray[Any], like: Volume, path: str | Path) -> Path:
     _check_shape(array, like.grid, path)
     dtype = _label_type(array, path)
     header = like.source.header if like.source.kind == "nifti" and _is_grid_of(like) else None
-    _write(path, array, like.grid, dtype, "volseg", header, label=True)
+    _write(path, array, like.grid, dtype, "volseg", header, intent="label")
+    return path
+
+
+def save_probability(array: npt.NDArray[Any], like: Volume, path: str | Path) -> Path:
+    """Write a probability map on exactly the grid of ``like``, a byte a voxel: NIfTI's ``scl_slope`` turns 0 to 255 into 0 to 1 in every reader.
+
+    Parameters
+    ----------
+    array : ndarray, (i, j, k)
+        uint8 in steps of 1/255, or floats from 0 to 1, which are rounded to such steps.
+    like : Volume
+        The scan, as for :func:`save_label`.
+    path : str or Path
+        Ends in ``.nii.gz`` or ``.nii``: the other formats have no scale.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+
+    Raises
+    ------
+    GeometryError, OutputError, WriteError
+        As :func:`save_label`.
+    InputError
+        If a value is not a probability, or the suffix is another.
+    """
+    path = _checked_path(path)
+    if not path.name.lower().endswith((".nii.gz", ".nii")):
+        msg = f"{path}: probabilities are written as NIfTI only, whose header holds their scale; end the name in .nii.gz"
+        raise InputError(msg)
+    _check_shape(array, like.grid, path)
+    if array.dtype != np.uint8 and not (array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1):
+        msg = f"{path}: probabilities are uint8 or floats from 0 to 1, got {array.dtype} from {array.min():g} to {array.max():g}; give them after softmax or sigmoid"
+        raise InputError(msg)
+    if array.dtype != np.uint8:
+        steps = np.empty(array.shape, dtype=np.uint8, order="F")
+        for k in range(array.shape[2]):
+            steps[:, :, k] = np.rint(array[:, :, k] * PROBABILITY_STEPS)
+        array = steps
+    header = like.source.header if like.source.kind == "nifti" and _is_grid_of(like) else None
+    _write(path, array, like.grid, np.dtype(np.uint8), "volseg probability", header, slope=PROBABILITY_SLOPE)
     return path
 
 
@@ -98,7 +147,7 @@ def save_volume(array: npt.NDArray[Any], grid: Grid, path: str | Path, *, dtype:
     """
     path = _checked_path(path)
     _check_shape(array, grid, path)
-    _write(path, array, grid, _image_type(array, dtype, path), " ".join(description.split()), None, label=False)
+    _write(path, array, grid, _image_type(array, dtype, path), " ".join(description.split()), None)
     return path
 
 
@@ -156,7 +205,7 @@ def _is_grid_of(like: Volume) -> bool:
     return grid == like.grid and tuple(int(n) for n in header["dim"][1:4]) == grid.shape
 
 
-def _write(path: Path, array: npt.NDArray[Any], grid: Grid, dtype: np.dtype[Any], description: str, header: Any, *, label: bool) -> None:
+def _write(path: Path, array: npt.NDArray[Any], grid: Grid, dtype: np.dtype[Any], description: str, header: Any, *, intent: str = "none", slope: float = 1.0) -> None:
     stored = dtype.newbyteorder("<")
     name = path.name.lower()
     with written_beside(path) as temporary, temporary.open("xb") as file:
@@ -166,7 +215,7 @@ def _write(path: Path, array: npt.NDArray[Any], grid: Grid, dtype: np.dtype[Any]
         elif name.endswith(".mha"):
             _write_metaimage(file, array, grid, stored, description)
         else:
-            start = _nifti_header(grid, stored, description, header, label=label)
+            start = _nifti_header(grid, stored, description, header, intent=intent, slope=slope)
             if name.endswith(".gz"):
                 _write_packed(file, start, array, stored, "gzip")
             else:
@@ -198,7 +247,7 @@ def _slab(array: npt.NDArray[Any], stored: np.dtype[Any], number: int) -> bytes:
     return array[:, :, number * height : (number + 1) * height].astype(stored).tobytes(order="F")
 
 
-def _nifti_header(grid: Grid, stored: np.dtype[Any], description: str, like: Any, *, label: bool) -> bytes:
+def _nifti_header(grid: Grid, stored: np.dtype[Any], description: str, like: Any, *, intent: str, slope: float) -> bytes:
     """Header, and the four bytes that say no extension follows."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -216,10 +265,9 @@ def _nifti_header(grid: Grid, stored: np.dtype[Any], description: str, like: Any
         for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "qform_code", "sform_code"):
             header[field] = like[field]
         header["pixdim"][:4] = like["pixdim"][:4]
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"] = slope, 0
     header["descrip"] = description.encode("utf-8", "replace")[:79]
-    if label:
-        header.set_intent("label")
+    header.set_intent(intent)
     size = int(header["sizeof_hdr"]) + 4
     header["vox_offset"] = size
     return bytes(header.binaryblock) + b"\0" * 4

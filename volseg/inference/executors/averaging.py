@@ -1,14 +1,15 @@
 """Executors made of executors: test-time flips and ensembles, averaged window by window, so that streaming stays as it is.
 
-What is averaged are logits by default, as nnU-Net does (``predict_from_raw_data.py``: mirrored predictions and folds are averaged before the softmax).
-Averaging probabilities is the other choice: the logarithm of the mean probability is handed on, whose softmax is that probability again. Where windows overlap they are
-blended as logits in either case, as ever.
+What is averaged are the scores before the softmax, as nnU-Net does for flips and folds (``predict_from_raw_data.py``) and MONAI's ``MeanEnsembled`` where it stands, as in its
+tutorials, before the activation. Blending windows is a weighted mean too, so that it makes no difference whether windows or whole volumes are averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,93 @@ from volseg.inference.executors.base import Executor
 
 Floats = npt.NDArray[np.float32]
 
-SMALLEST_SHARE = 1e-12
-"""Probabilities below this are taken as this: float32 has a logarithm for it, and no decision depends on less."""
+Run = TypeVar("Run")
+
+AXES = (0, 1, 2)
+"""Axes of the network's input that flips are made of: x, y, z."""
 
 
-class Flipped:
+@dataclass(frozen=True)
+class Averaging:
+    """How often each window is run.
+
+    Parameters
+    ----------
+    members : int
+        Networks of an ensemble.
+    flips : int
+        Flips of each window, the unflipped one among them.
+    """
+
+    members: int = 1
+    flips: int = 1
+
+    @property
+    def runs(self) -> int:
+        """Runs of a network for each window."""
+        return self.members * self.flips
+
+    def facts(self) -> dict[str, Any]:
+        """For the report; empty where nothing is averaged."""
+        return {"ensemble": self.members, "flips": self.flips, "runs_per_window": self.runs, "average": "logits"} if self.runs > 1 else {}
+
+
+def flips_of(axes: Sequence[int] = AXES) -> list[tuple[int, ...]]:
+    """Every combination of flips along some axes, as axes of a batch of windows (n, channels, x, y, z); the unflipped one first.
+
+    Raises
+    ------
+    InputError
+        For axes other than 0, 1 and 2, or one given twice.
+    """
+    if not set(axes) <= set(AXES) or len(set(axes)) != len(axes):
+        msg = f"axes to flip must be different ones of 0, 1 and 2, got {list(axes)}"
+        raise InputError(msg)
+    return [tuple(axis + 2 for axis in chosen) for n in range(len(axes) + 1) for chosen in combinations(sorted(axes), n)]
+
+
+class Averaged:
+    """What is the same for flips and ensembles: an executor that stands before others, whose batch is theirs.
+
+    Parameters
+    ----------
+    executors : sequence of Executor
+        At least one.
+
+    Raises
+    ------
+    InputError
+        Without a network.
+    """
+
+    def __init__(self, executors: Sequence[Executor]) -> None:
+        if not executors:
+            msg = "an ensemble needs at least one network"
+            raise InputError(msg)
+        self._executors = list(executors)
+
+    @property
+    def batch(self) -> int:
+        """The smallest of the networks'; setting it sets each of theirs."""
+        return min(executor.batch for executor in self._executors)
+
+    @batch.setter
+    def batch(self, windows: int) -> None:
+        for executor in self._executors:
+            executor.batch = windows
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the run, each once."""
+        return list(dict.fromkeys(note for executor in self._executors for note in getattr(executor, "notes", ())))
+
+    @property
+    def memory_margin(self) -> float:
+        """The largest of the networks': a run may take so many times the memory that two windows were seen to take."""
+        return max(float(getattr(executor, "memory_margin", 1.0)) for executor in self._executors)
+
+
+class Flipped(Averaged):
     """Runs a network on every combination of flips along some axes and averages the scores flipped back.
 
     Parameters
@@ -31,103 +114,44 @@ class Flipped:
         The network.
     axes : sequence of int
         Axes of the network's input (0, 1, 2 for x, y, z) to flip; three give eight runs, the unflipped one among them.
-    average : str
-        ``"logits"`` or ``"probabilities"`` (of a softmax).
 
     Raises
     ------
     InputError
-        For axes other than 0, 1 and 2, or an unknown kind of average.
+        For axes other than 0, 1 and 2.
     """
 
-    def __init__(self, executor: Executor, axes: Sequence[int] = (0, 1, 2), average: str = "logits") -> None:
-        if not set(axes) <= {0, 1, 2} or len(set(axes)) != len(axes):
-            msg = f"axes to flip must be different ones of 0, 1 and 2, got {list(axes)}"
-            raise InputError(msg)
-        self._executor, self._average = executor, _average_of(average)
-        self._flips = [tuple(axis + 2 for axis in chosen) for n in range(len(axes) + 1) for chosen in combinations(sorted(axes), n)]
-
-    @property
-    def batch(self) -> int:
-        """The network's own."""
-        return self._executor.batch
-
-    @property
-    def runs(self) -> int:
-        """Times each window is run."""
-        return len(self._flips)
+    def __init__(self, executor: Executor, axes: Sequence[int] = AXES) -> None:
+        super().__init__([executor])
+        self._flips = flips_of(axes)
 
     def __call__(self, windows: Floats) -> Floats:
         """Compute scores; see :class:`~volseg.inference.executors.base.Executor`."""
-
-        def one(flip: tuple[int, ...]) -> Floats:
-            return np.flip(self._executor(np.ascontiguousarray(np.flip(windows, flip))), flip)
-
-        return self._average(self._flips, one)
+        executor = self._executors[0]
+        return mean(self._flips, lambda flip: np.flip(executor(np.ascontiguousarray(np.flip(windows, flip))), flip))
 
 
-class Ensemble:
+class Ensemble(Averaged):
     """Runs several networks of the same input and classes and averages their scores.
 
     Parameters
     ----------
     executors : sequence of Executor
         At least one.
-    average : str
-        ``"logits"`` or ``"probabilities"`` (of a softmax).
 
     Raises
     ------
     InputError
-        Without a network, for an unknown kind of average, or (when run) where the networks' scores differ in shape.
+        Without a network, or (when run) where the networks' scores differ in shape.
     """
-
-    def __init__(self, executors: Sequence[Executor], average: str = "logits") -> None:
-        if not executors:
-            msg = "an ensemble needs at least one network"
-            raise InputError(msg)
-        self._executors, self._average = list(executors), _average_of(average)
-
-    @property
-    def batch(self) -> int:
-        """The smallest of the networks'."""
-        return min(executor.batch for executor in self._executors)
-
-    @property
-    def runs(self) -> int:
-        """Times each window is run."""
-        return len(self._executors)
 
     def __call__(self, windows: Floats) -> Floats:
         """Compute scores; see :class:`~volseg.inference.executors.base.Executor`."""
-        return self._average(self._executors, lambda executor: executor(windows))
+        return mean(self._executors, lambda executor: executor(windows))
 
 
-def _average_of(name: str) -> Callable[[Sequence[object], Callable[..., Floats]], Floats]:
-    if name not in ("logits", "probabilities"):
-        msg = f"an average is of logits or probabilities, not of {name!r}"
-        raise InputError(msg)
-    return _mean_of_logits if name == "logits" else _mean_of_probabilities
-
-
-def _mean_of_logits(runs: Sequence[object], scores_of: Callable[..., Floats]) -> Floats:
-    return _mean(runs, scores_of)
-
-
-def _mean_of_probabilities(runs: Sequence[object], scores_of: Callable[..., Floats]) -> Floats:
-    def shares_of(run: object) -> Floats:
-        scores = scores_of(run)
-        shares: Floats = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        return shares
-
-    mean = _mean(runs, shares_of)
-    np.maximum(mean, np.float32(SMALLEST_SHARE), out=mean)
-    return np.log(mean, out=mean)
-
-
-def _mean(runs: Sequence[object], scores_of: Callable[..., Floats]) -> Floats:
-    # An executor may write its next scores over the last.
+def mean(runs: Sequence[Run], scores_of: Callable[[Run], Floats]) -> Floats:
+    """Mean of the scores of several runs, which may write each their scores over those of the last."""
     total: Floats | None = None
     for run in runs:
         scores = scores_of(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor as Pool
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import VolsegError
+from volseg.inference.streaming.scratch import give_back, scratch_file
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,7 +60,7 @@ class Ring:
         self.file: mmap.mmap | None = None
         try:
             if spill:
-                self.file = _spill_file(4 * classes * prod(shape))
+                self.file = scratch_file(4 * classes * prod(shape))
                 # Planes of the slab axis are stretches of the file, so that handing out a few touches few pages.
                 others = [length for n, length in enumerate(shape) if n != axis]
                 self.scores: Floats = np.moveaxis(np.frombuffer(self.file, dtype=np.float32).reshape(classes, self.depth, *others), 1, axis + 1)
@@ -141,9 +141,7 @@ class Ring:
         results: list[Any] = []
         for first in classes[::SPILLED_CLASSES]:
             results += self.pool.map(work, classes[first : first + SPILLED_CLASSES])
-            if hasattr(mmap, "MADV_DONTNEED"):
-                # Of a file mapped shared, the pages leave this process and stay with the system, which writes them out when it wants to.
-                self.file.madvise(mmap.MADV_DONTNEED)
+            give_back(self.file)
         return results
 
 
@@ -166,13 +164,3 @@ def _divide(total: Floats, count: Floats) -> bool:
         piece /= count[at : at + rows]
         finite = finite and bool(np.isfinite(piece.sum()))
     return finite
-
-
-def _spill_file(length: int) -> mmap.mmap:
-    # The file has no name: it is gone with the process, whatever ends it.
-    with tempfile.TemporaryFile(prefix="volseg-") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, length)
-        else:
-            file.truncate(length)
-        return mmap.mmap(file.fileno(), length)

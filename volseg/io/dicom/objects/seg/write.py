@@ -61,8 +61,8 @@ def write_seg(
         What made the label map.
     kind : {"binary", "labelmap", "fractional"}
         Segmentation type.
-    probabilities : mapping of int to ndarray of float, (i, j, k), optional
-        For ``"fractional"``: probability (0 to 1) on ``volume.grid`` by label value; stored in steps of 1/255.
+    probabilities : mapping of int to ndarray, (i, j, k), optional
+        For ``"fractional"``: probability on ``volume.grid`` by label value; floats from 0 to 1, stored in steps of 1/255, or uint8 in such steps.
 
     Returns
     -------
@@ -125,10 +125,11 @@ def _fractions(probabilities: Mapping[int, npt.NDArray[Any]] | None, volume: Vol
     planes = {}
     for value, array in probabilities.items():
         low, high = float(np.min(array)), float(np.max(array))
-        if not (low >= 0 and high <= 1):
+        if array.dtype != np.uint8 and not (low >= 0 and high <= 1):
             msg = f"{path}: probabilities of label {value} run from {low:g} to {high:g} instead of 0 to 1; give them after softmax or sigmoid"
             raise InputError(msg)
-        plane = np.rint(label_on_slices(array, volume) * np.float32(MAX_FRACTION)).astype(np.uint8)
+        on_slices = label_on_slices(array, volume)
+        plane = on_slices if array.dtype == np.uint8 else np.rint(on_slices * np.float32(MAX_FRACTION)).astype(np.uint8)
         if plane.any():
             planes[int(value)] = plane
     return planes

@@ -37,7 +37,7 @@ main(sys.argv[1:])
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     bundle = tiny_bundle(folder)
-    write_dataset(folder / "data", 10, seed=3, shape=(40, 36, 16), spacing=(4, 4, 7))
+    write_dataset(folder / "data", 10, seed=3, shape=(48, 40, 20), spacing=(3, 3, 7))
     (folder / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(folder / "worker.py")]
     command += ["train", str(bundle), "--data", str(folder / "data"), "--epochs", "2", "--device", "cpu", "--precision", "fp32", "-o", str(folder / "run"), "--json"]

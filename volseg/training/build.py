@@ -11,7 +11,6 @@ import torch
 from volseg.bundle import Bundle
 from volseg.errors import BundleError, InputError, root_cause
 from volseg.inference.device import autocast
-from volseg.training.average import bare
 from volseg.training.config import EVALUATOR, TRAINER, RunConfig
 from volseg.training.distributed import Ranks
 from volseg.training.schedule import Schedule
@@ -99,10 +98,7 @@ def join_ranks(trainer: Any, place: Ranks, device: torch.device) -> None:
         msg = f"an epoch shows fewer patches than the {place.count} processes that share them; start fewer (--nproc_per_node)"
         raise InputError(msg)
     if not place.is_alone:
-        # A frozen or unused part of a network must not make the others wait for its gradients.
-        trainer.network = torch.nn.parallel.DistributedDataParallel(
-            bare(trainer.network), device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=any(not p.requires_grad for p in trainer.network.parameters())
-        )
+        trainer.network = torch.nn.parallel.DistributedDataParallel(trainer.network, device_ids=[device] if device.type == "cuda" else None)
 
 
 def inference_network(bundle: Bundle) -> Any:

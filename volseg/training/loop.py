@@ -171,6 +171,10 @@ class TrainingLoop:
         self._rate = float(self._trainer.optimizer.param_groups[0]["lr"])
         self._epoch_began = time.perf_counter()
 
+    def _advance(self, progress: float) -> None:
+        if self._schedule is not None:
+            self._schedule.advance(progress)
+
     def _start_waiting(self) -> None:
         self._wait_began = time.perf_counter()
 
@@ -188,8 +192,7 @@ class TrainingLoop:
             self._average.update(self._network)
         self._reporter.step(state.epoch, len(self._losses), self._losses[-1])
         progress = self._limits.progress(state.epoch - 1 + len(self._losses) / state.epoch_length, self._elapsed(), self._reserve_s)
-        if self._schedule is not None:
-            self._schedule.advance(progress)
+        self._advance(progress)
         if self._limits.seconds and progress >= 1 and state.epoch < self._limits.epochs:
             self.stopped_by = "time limit"
             self._trainer.terminate_epoch()
@@ -198,9 +201,10 @@ class TrainingLoop:
         epoch, iteration = self._trainer.state.epoch, self._trainer.state.iteration
         seconds = time.perf_counter() - self._epoch_began
         elapsed = self._elapsed()
-        schedule_steps = self._schedule.steps if self._schedule is not None else 0
-        self.position = replace(self.position, epoch=epoch, iteration=iteration, elapsed_s=elapsed, schedule_steps=schedule_steps)
-        is_last = self._limits.progress(epoch, elapsed, self._reserve_s) >= 1
+        progress = self._limits.progress(epoch, elapsed, self._reserve_s)
+        is_last = progress >= 1
+        self._advance(progress)
+        self.position = replace(self.position, epoch=epoch, iteration=iteration, elapsed_s=elapsed, schedule_steps=self._schedule.steps if self._schedule else 0)
         spent_s = self.position.validation_s
         metrics, is_best = self._validate(is_last, elapsed)
         self.position = replace(self.position, elapsed_s=self._elapsed())
@@ -225,7 +229,8 @@ class TrainingLoop:
         self._reporter.epoch(report)
         if is_best or time.perf_counter() - self._saved_at >= CHECKPOINT_INTERVAL_S:
             self._save_last()
-        if is_last and epoch < self._limits.epochs:
+        # A validation may itself have used up the time; then there is nothing left to train or to validate.
+        if (is_last or (metrics and progress >= 1)) and epoch < self._limits.epochs:
             self._stop("time limit")
         elif self._settings.patience and metrics and self.position.best_metric is not None and epoch - self.position.best_epoch >= self._settings.patience:
             self._stop("patience")

@@ -48,7 +48,7 @@ def place(votes: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[Any]:
     order, flips = grid.reorientation("RAS")
     turned = _sample(votes, tuple(grid.shape[axis] for axis in order))
     for axis in range(3):
-        if order[axis] in flips:
+        if axis in flips:
             turned = np.flip(turned, axis)
     return turned.transpose([list(order).index(axis) for axis in range(3)])
 

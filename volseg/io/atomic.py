@@ -47,13 +47,14 @@ def written_beside(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise _named(path, error) from error
+        raise named_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _named(path: Path, error: OSError) -> VolsegError:
+def named_error(path: Path, error: OSError) -> VolsegError:
+    """What to raise for an error of the system while ``path`` was written: :class:`WriteError` half way, :class:`OutputError` where the place cannot be written to at all."""
     if error.errno in HALF_WAY:
         return WriteError(f"{path}: writing failed: {HALF_WAY[error.errno]}; nothing was left behind: free some space or choose another folder, then run again")
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder or check its permissions")

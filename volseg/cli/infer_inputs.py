@@ -71,8 +71,16 @@ class Settings:
         """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""
         from volseg.inference import Segmenter
 
-        how = {"device": self.device, "precision": self.precision, "engine": self.engine}
-        segmenter = Segmenter(self.bundle, **how, weights=self.weights, tta=self.tta, overlap=self.overlap, max_memory=self.max_memory)
+        segmenter = Segmenter(
+            self.bundle,
+            device=self.device,
+            precision=self.precision,
+            engine=self.engine,
+            weights=self.weights,
+            tta=self.tta,
+            overlap=self.overlap,
+            max_memory=self.max_memory,
+        )
         if preload:
             segmenter.preload()
         return segmenter

@@ -82,6 +82,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
     """Loss, validation metrics, learning rate and speed over the epochs, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -97,6 +98,8 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
     share.grid(visible=False)
     for axes in (rate, speed):
         axes.set_xlabel("Epoch")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
 POWER = 16.97
 """Exponent gamma of the average; 16.97 makes its relative width 5 % of the training so far (Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models",
 CVPR 2024, arXiv:2312.02696, eq. 126: width = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)))."""
@@ -59,7 +61,7 @@ class WeightAverage:
         self._count = int(self._average.n_averaged)
 
     @torch.no_grad()
-    def _blend(self, averaged: list[torch.Tensor], newest: list[torch.Tensor], _: object) -> None:
+    def _blend(self, averaged: Tensors, newest: Tensors, _: object) -> None:
         # torch passes its own count as a tensor on the device, and reading it there would make every step wait for the device.
         torch._foreach_lerp_(averaged, newest, share_of_newest(self._count))
 

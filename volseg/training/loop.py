@@ -161,7 +161,7 @@ class TrainingLoop:
         torch.manual_seed(seed)
         loader = self._trainer.data_loader
         sampler = getattr(loader, "sampler", None)
-        if hasattr(sampler, "set_seed"):
+        if sampler is not None and hasattr(sampler, "set_seed"):
             sampler.set_seed(common)
         transform = getattr(loader.dataset, "transform", None)
         if transform is not None and hasattr(transform, "set_random_state"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,7 +96,7 @@ def open_tracker(uri: str | None) -> Tracker:
     if uri is None:
         return Tracker()
     try:
-        import mlflow
+        mlflow = import_module("mlflow")
     except ImportError as error:
         msg = f"--mlflow {uri}: the package mlflow is not installed; `pip install mlflow`, or leave --mlflow out (TensorBoard events are always written)"
         raise InputError(msg) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from volseg.training.folds.run import CrossValidation, cross_validate
+from volseg.training.folds.run import cross_validate
+from volseg.training.folds.summary import CrossValidation
 
 __all__ = ["CrossValidation", "cross_validate"]

@@ -40,7 +40,8 @@ def vote(labels: Iterable[tuple[npt.NDArray[np.generic], Grid]], classes: int) -
         sampled = _sample(turned, (CELLS,) * 3)
         for value in range(classes):
             counts[value] += sampled == value
-    return counts.argmax(axis=0).astype(np.uint8)
+    votes: npt.NDArray[np.uint8] = counts.argmax(axis=0).astype(np.uint8)
+    return votes
 
 
 def place(votes: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[Any]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
 from volseg.dataset import Case, Datalist, split_fold
+from volseg.geometry import Grid
 from volseg.inference.refine import refine
 from volseg.io import load, load_label
 from volseg.io.labels import label_object_kind
@@ -113,7 +115,7 @@ def _held_out(bundle: Bundle, datalist: Datalist, fold: int, weights: Path, fold
     return [HeldOut(fold, case, prediction, labels, ignored) for case, prediction, labels in zip(cases, predictions, known, strict=True)]
 
 
-def _references(cases: Sequence[Case]) -> Iterator[tuple[np.ndarray, object]]:
+def _references(cases: Sequence[Case]) -> Iterator[tuple[npt.NDArray[np.generic], Grid]]:
     for case in cases:
         scan = load(case.images[0]) if label_object_kind(case.label) is not None else None
         reference = load_label(case.label, scan=scan, rois=case.rois)

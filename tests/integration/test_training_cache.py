@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.bundle_factory import tiny_bundle, write_scan
+from volseg.geometry import Grid
+from volseg.training import train
+from volseg.training.progress import SilentReporter
+
+PATCHES, VOLUMES, BATCH = "volseg.training.patches.CachedPatches", "volseg.training.patches.CachedVolumes", "volseg.training.augmentation.AugmentedBatch"
+
+
+class Words(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Three scans of a bright ball; the first is validated in fold 0."""
+    folder = tmp_path_factory.mktemp("balls")
+    items = []
+    for number in range(3):
+        grid = Grid((30, 28, 20), np.diag([4.0, 4.0, 6.0, 1.0]))
+        centre = tuple(grid.to_world([13 + number, 14, 10]))
+        write_scan(folder / f"case{number}.nii.gz", grid, centre=centre, radius=26)
+        write_scan(folder / f"label{number}.nii.gz", grid, centre=centre, radius=26, inside=1, outside=0)
+        items.append({"image": f"case{number}.nii.gz", "label": f"label{number}.nii.gz", "fold": number})
+    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def cached(bundle, dataset, tmp_path_factory):
+    words = Words()
+    folder = tmp_path_factory.mktemp("cached")
+    result = train(bundle, dataset, folder / "run", epochs=2, device="cpu", cache=folder / "cache", reporter=words)
+    return result, words, folder / "cache"
+
+
+def config_of(run_dir: Path) -> dict:
+    return json.loads((run_dir / "config.json").read_text())
+
+
+def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run_dir / "last.pt", weights_only=True)["model"]
+
+
+def test_training_and_validation_read_from_the_cache(cached):
+    result, words, cache = cached
+    config = config_of(result.run_dir)
+    assert config["train"]["dataset"]["_target_"] == PATCHES
+    assert config["validate"]["dataset"]["_target_"] == VOLUMES
+    assert config["train"]["trainer"]["prepare_batch"]["_target_"] == BATCH
+    assert len(config["train"]["dataset"]["entries"]) == 2
+    (entry,) = config["validate"]["dataset"]["entries"]
+    assert Path(entry).name.startswith("case0-")
+    assert Path(entry).parent.parent == cache
+    assert any("3 made, 0 reused" in line for line in words.lines)
+    assert result.best_metric is not None
+
+
+def test_another_training_finds_the_cases(cached, bundle, dataset, tmp_path):
+    words = Words()
+    train(bundle, dataset, tmp_path / "run", fold=1, epochs=1, device="cpu", cache=cached[2], reporter=words)
+    assert any("0 made, 3 reused" in line for line in words.lines)
+
+
+def test_the_same_with_a_process_that_loads(cached, bundle, dataset, tmp_path):
+    """What is drawn follows from the seed and the place in the epoch, whichever process draws it."""
+    result = train(bundle, dataset, tmp_path / "run", epochs=2, device="cpu", cache=cached[2], settings={"train#dataloader#num_workers": 1})
+    for name, tensor in weights_of(cached[0].run_dir).items():
+        assert torch.equal(tensor, weights_of(result.run_dir)[name]), name
+
+
+def test_without_the_cache_the_bundle_reads_by_itself(bundle, dataset, tmp_path):
+    result = train(bundle, dataset, tmp_path / "run", epochs=1, device="cpu", cache=False)
+    config = config_of(result.run_dir)
+    assert config["train"]["dataset"]["_target_"] == config["validate"]["dataset"]["_target_"] == "CacheDataset"
+    assert "prepare_batch" not in config["train"]["trainer"]
+
+
+def test_validation_scores_the_same_voxels(cached, bundle, dataset, tmp_path):
+    """Networks that do not learn score the same on the case, read either way; half precision may turn a voxel on the boundary."""
+    scores = []
+    for number, cache in enumerate((False, cached[2])):
+        result = train(bundle, dataset, tmp_path / f"run{number}", epochs=1, device="cpu", precision="fp32", cache=cache, settings={"optimizer#lr": 0.0})
+        scores.append(float(next(csv.DictReader((result.run_dir / "metrics.csv").open()))["val_mean_dice"]))
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+def test_a_config_that_cannot_be_cut_trains_as_it_is_and_says_so(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["preprocessing"] = {"_target_": "Compose", "transforms": [*config["train"].pop("deterministic_transforms"), *config["train"].pop("random_transforms")]}
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    words = Words()
+    result = train(own, dataset, tmp_path / "run", epochs=1, device="cpu", reporter=words)
+    assert config_of(result.run_dir)["train"]["dataset"]["_target_"] == "CacheDataset"
+    (line,) = (line for line in words.lines if line.startswith("without the preprocessed cache"))
+    assert "train#deterministic_transforms" in line
+
+
+def test_transforms_that_do_not_run_on_batches_stay_stock(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["random_transforms"].append({"_target_": "RandCoarseDropoutd", "keys": "image", "holes": 1, "spatial_size": 2, "prob": 0.5})
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    result = train(own, dataset, tmp_path / "run", epochs=1, device="cpu")
+    config = config_of(result.run_dir)
+    assert config["train"]["dataset"]["_target_"] == PATCHES
+    assert "prepare_batch" not in config["train"]["trainer"]

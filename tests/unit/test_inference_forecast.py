@@ -190,8 +190,18 @@ def test_repeated_windows_are_those_the_engine_repeats(seed):
     assert count_repeated(image, window) == tally.repeated
 
 
-def test_a_padded_image_is_counted_as_not_constant():
-    assert count_repeated(np.zeros((1, 4, 40, 40), np.float32), SlidingWindow((8, 8, 8))) == 0
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+@pytest.mark.parametrize("cval", [0.0, 1.0])
+def test_repeated_windows_of_a_padded_image_are_those_the_engine_repeats(mode, cval):
+    """A scan of few slices: air beside the body is one value with its padding, or not, by what it is padded with."""
+    image = np.zeros((1, 5, 40, 40), np.float32)
+    image[:, :, 25:35, 25:35] = np.random.default_rng(0).random((5, 10, 10))
+    window = SlidingWindow((8, 8, 8), (0.5, 0.5, 0.5), padding_mode=mode, cval=cval)
+    tally = Tally()
+    for _ in stream(image, Slow(0, 1), window, slab_axis(image.shape[1:], window.roi), tally=tally):
+        pass
+    assert (tally.repeated > 0) == (mode == "replicate" or cval == 0)
+    assert count_repeated(image, window) == tally.repeated
 
 
 WORK = Workload((400, 400, 300), (200, 200, 300), 1, 25, SlidingWindow((96, 96, 96), (0.5, 0.5, 0.5)))

@@ -92,28 +92,31 @@ def count_repeated(image: npt.NDArray[np.float32], window: SlidingWindow) -> int
     image : ndarray, float32, (channels, x, y, z)
         The network's input.
     window : SlidingWindow
-        How windows are laid; an image smaller than a window is padded, which is taken for not constant.
+        How windows are laid.
     """
     size = image.shape[1:]
     roi = window_sizes(size, window.roi)
-    if any(before or after for before, after in padding(size, roi)):
-        return 0
+    padded = any(before or after for before, after in padding(size, roi))
+    # Where an axis is shorter than a window, every window holds some of the padding.
+    fill = (float(np.float32(window.cval)),) * len(image) if padded and window.padding_mode == "constant" else None
     axis = slab_axis(size, window.roi)
     starts = [window_starts(length, wanted, share) for length, wanted, share in zip(size, roi, window.overlap, strict=True)]
     repeated, last = 0, None
     for lane in starts[axis]:
         for x, y, z in product(*([lane] if n == axis else starts[n] for n in range(3))):
             value = _one_value(image[:, x : x + roi[0], y : y + roi[1], z : z + roi[2]])
-            repeated += value is not None and value == last
-            last = value or last
+            if value is None or (fill is not None and value != fill):
+                continue
+            repeated += value == last
+            last = value
     return repeated
 
 
-def _one_value(part: npt.NDArray[np.float32]) -> bytes | None:
+def _one_value(part: npt.NDArray[np.float32]) -> tuple[float, ...] | None:
     """The value of each channel where a window holds nothing else, or None."""
     corner = part[:, :1, :1, :1]
     # Most windows are told by a few voxels.
-    return corner.tobytes() if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
+    return tuple(corner.ravel().tolist()) if (part[:, ::7, ::7, ::7] == corner).all() and (part == corner).all() else None
 
 
 def expected_seconds(work: Workload) -> dict[str, float]:

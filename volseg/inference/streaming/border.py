@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from volseg.inference.streaming.decision import Decision, Floats, Labels, activate
+from volseg.inference.streaming.planes import Plane
 from volseg.io.resample import Axis
 
 Indices = npt.NDArray[np.intp]
 
 ROUNDING = 1e-5
 """Float32 shares of all classes add up to one within this."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """One network plane: its index along the slab axis, its scores (classes, rows, columns) and the best class of each voxel."""
-
-    number: int
-    scores: Floats
-    best: Labels
 
 
 class Border:
@@ -47,8 +37,9 @@ class Border:
         self.place = np.zeros(cells.shape, dtype=np.intp)
         self.place[y, x] = np.arange(y.size)
         self.below = activate(_gather(below.scores, y, x), decision)
-        self.change = None if above is below else activate(_gather(above.scores, y, x), decision) - self.below
-        self.classes = candidates(self.below, self.change, decision)
+        end = self.below if above is below else activate(_gather(above.scores, y, x), decision)
+        self.change = None if above is below else end - self.below
+        self.classes = candidates(self.below, end, decision)
 
     def label(self, weight: float, rows: Axis, columns: Axis, y: Indices, x: Indices) -> Labels:
         """Labels of voxels ``y``, ``x`` (indices on the label map) of a plane ``weight`` of the way up."""
@@ -76,15 +67,13 @@ class Border:
         return shares if self.change is None or weight == 0 else shares + np.float32(weight) * self.change[number]
 
 
-def candidates(below: Floats, change: Floats | None, decision: Decision) -> list[int]:
+def candidates(below: Floats, above: Floats, decision: Decision) -> list[int]:
     """Classes that can be best somewhere between two planes: the best of n shares is at least 1/n, and no interpolated share is above the largest it is made of.
 
     Parameters
     ----------
-    below : ndarray, float32, (classes, ...)
-        Activated scores of the plane below.
-    change : ndarray or None
-        Those above less those below; None where nothing lies between.
+    below, above : ndarray, float32, (classes, ...)
+        Activated scores of the two planes.
     decision : Decision
         Whose activation they have.
     """
@@ -94,9 +83,7 @@ def candidates(below: Floats, change: Floats | None, decision: Decision) -> list
     if decision.activation != "softmax":
         return list(range(count))
     places = tuple(range(1, below.ndim))
-    highest = below.max(axis=places)
-    if change is not None:
-        highest = np.maximum(highest, (below + change).max(axis=places))
+    highest = np.maximum(below.max(axis=places), above.max(axis=places))
     return [int(n) for n in np.flatnonzero(highest >= 1 / count - ROUNDING)]
 
 

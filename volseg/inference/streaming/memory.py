@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from volseg.inference.streaming.blending import SPILLED_CLASSES, SPILLED_PLANES
+from volseg.inference.streaming.planes import GROUP
 from volseg.inference.streaming.sliding import SlidingWindow, slab_axis
 from volseg.inference.windows import window_sizes
 
@@ -60,13 +61,14 @@ def engine_memory(
     image += channels * prod(padded) * FLOAT if padded != list(network_shape) else 0
     label = prod(scan_shape) * (1 if classes <= 256 else 2)
     label_plane = prod(length for n, length in enumerate(scan_shape) if n != axis)
-    # Scores (of a spilled slab what is mapped at a time), their weights, and the best class of each voxel of a slab.
+    # Scores (of a spilled slab what is mapped at a time), their weights, and the best class of each voxel of the planes taken out of them.
     held = SPILLED_CLASSES * roi[axis] + SPILLED_PLANES * classes if spill else classes * roi[axis]
-    slab = plane * (held + roi[axis]) * FLOAT + plane * roi[axis] * (1 if classes <= 256 else 2)
+    taken = min(roi[axis], GROUP) + 1
+    slab = plane * (held + roi[axis]) * FLOAT + plane * taken * (1 if classes <= 256 else 2)
     # A batch in and out, the scores kept for constant windows, and the importance of a window's voxels.
     windows = prod(roi) * FLOAT * (batch * (channels + classes) + classes + 1)
-    # Shares and their change at the corners of mixed cells, at worst everywhere; the last plane of the slab before.
-    restoring = threads * (3 * classes * plane * FLOAT + PLANE_COPIES * label_plane * FLOAT) + classes * plane * FLOAT
+    # Planes taken out of the ring, with the last of those before them; shares of two planes and their change at the corners of mixed cells, at worst everywhere.
+    restoring = taken * classes * plane * FLOAT + threads * (3 * classes * plane * FLOAT + PLANE_COPIES * label_plane * FLOAT)
     # Of several channels one at a time is brought to the scan's grid.
     preparing = prod(scan_shape) * FLOAT * (channels * float_scan + (channels > 1))
     return image + max(preparing, label + slab + windows + restoring)

@@ -14,9 +14,10 @@ from itertools import groupby
 
 import numpy as np
 
-from volseg.inference.streaming.border import Border, Plane, mixed_cells
+from volseg.inference.streaming.border import Border, mixed_cells
 from volseg.inference.streaming.decision import Decision, Floats, Labels, activate, decide, label_type
 from volseg.inference.streaming.dense import DENSE_FROM, Dense
+from volseg.inference.streaming.planes import GROUP, Plane, contiguous
 from volseg.io.resample import Axis
 
 __all__ = ["Decision", "Restorer", "activate", "decide"]
@@ -69,6 +70,10 @@ class Restorer:
         """
         if self.swapped:
             scores = scores.swapaxes(2, 3)
+        for at in range(0, scores.shape[1], GROUP):
+            self._add(start + at, contiguous(scores[:, at : at + GROUP], self.pool))
+
+    def _add(self, start: int, scores: Floats) -> None:
         best = self._decide(scores)
         planes = {} if self.kept is None else {self.kept.number: self.kept}
         planes |= {start + n: Plane(start + n, scores[:, n], best[n]) for n in range(len(best))}
@@ -78,7 +83,7 @@ class Restorer:
             self.next += 1
         pairs = groupby(range(first, self.next), lambda o: (int(self.along.low[o]), int(self.along.high[o])))
         tasks = [(planes[low], planes[high], list(outputs)) for (low, high), outputs in pairs]
-        list(self.pool.map(lambda task: self._restore(*task), tasks))
+        list(self.pool.map(self._restore_between, tasks))
         last = planes[end - 1]
         self.kept = Plane(last.number, last.scores.copy(), last.best)
 
@@ -96,6 +101,12 @@ class Restorer:
 
         list(self.pool.map(work, range(0, best.shape[1], rows)))
         return best
+
+    def _restore_between(self, task: tuple[Plane, Plane, list[int]]) -> None:
+        below, above, outputs = task
+        self._restore(below, above, outputs)
+        # Pairs come in order, so that nothing further lies above this one.
+        below.forget()
 
     def _restore(self, below: Plane, above: Plane, outputs: Sequence[int]) -> None:
         """All planes of the label map between two network planes."""

@@ -16,11 +16,13 @@ from tests.bundle_factory import edit_config, tiny_bundle
 from volseg.bundle import read_bundle
 from volseg.errors import BundleError, DeviceError
 from volseg.inference import Segmenter
-from volseg.inference.device import device_name
-from volseg.inference.executors.choice import CONVERT_FROM, choose_engine
+from volseg.inference.device import cpu_computes_bf16, device_name
+from volseg.inference.executors.choice import CONVERSION_S, CONVERSION_WINDOWS, GAIN, least_windows
 from volseg.inference.executors.compiled import MANIFEST, cache_folder, entry_for, read_entry, staging_folder, write_entry
-from volseg.inference.executors.converter import NETWORK, convert
-from volseg.inference.executors.openvino_executor import OpenVINOExecutor, find_converted, network_facts
+from volseg.inference.executors.conversion.facts import network_facts
+from volseg.inference.executors.conversion.kept import find_converted
+from volseg.inference.executors.conversion.openvino import convert
+from volseg.inference.executors.openvino_executor import NETWORK, OpenVINOExecutor
 from volseg.inference.executors.torch_executor import TorchExecutor, UnsupportedNetworkError
 from volseg.inference.network import Network, NetworkSettings
 
@@ -34,88 +36,8 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "windows", "converted", "convertible", "chosen"),
-    [
-        ("auto", "cuda:0", 1000, False, True, "torch"),
-        ("auto", "cpu", 1, True, True, "openvino"),
-        ("auto", "cpu", CONVERT_FROM - 1, False, True, "torch"),
-        ("auto", "cpu", CONVERT_FROM, False, True, "openvino"),
-        ("auto", "cpu", 1000, False, False, "torch"),
-        ("torch", "cpu", 1000, True, True, "torch"),
-        ("openvino", "cpu", 1, False, True, "openvino"),
-    ],
-)
-def test_rule(asked, device, windows, converted, convertible, chosen):
-    assert choose_engine(asked, device, windows=windows, converted=converted, convertible=convertible) == chosen
-
-
-# Memory
-
-
-class Doubling(torch.nn.Module):
-    """Twice its input; says that memory ended where ``fits`` says no."""
-
-    def __init__(self, fits):
-        super().__init__()
-        self.fits, self.seen = fits, []
-
-    def forward(self, x):
-        if not self.fits(x):
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        self.seen.append(len(x))
-        return 2 * x
-
-
 def windows(n: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, 1, *ROI)).astype(np.float32)
-
-
-def test_out_of_memory_halves_the_batch():
-    network = Doubling(lambda x: len(x) <= 2)
-    executor = TorchExecutor(network, CPU, "fp32", batch=8)
-    given = windows(8)
-    assert np.array_equal(executor(given), 2 * given)
-    assert executor.batch == 2
-    assert network.seen == [2, 2, 2, 2]
-    assert executor.notes == []
-
-
-def test_out_of_memory_with_one_window_goes_on_on_the_cpu():
-    """The meta device stands in for a card: what runs there says that memory ended."""
-    network = Doubling(lambda x: not x.is_meta)
-    executor = TorchExecutor(network, torch.device("meta"), "fp32", batch=4)
-    given = windows(4)
-    assert np.array_equal(executor(given), 2 * given)
-    assert executor.device == CPU
-    assert len(executor.notes) == 1
-    assert "meta ran out of memory" in executor.notes[0]
-
-
-def test_memory_that_ends_on_the_cpu_is_an_error():
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        TorchExecutor(Doubling(lambda x: False), CPU, "fp32", batch=2)(windows(2))
-
-
-def test_other_errors_are_not_taken_for_memory():
-    class Broken(torch.nn.Module):
-        def forward(self, x):
-            raise RuntimeError("sizes must match")
-
-    executor = TorchExecutor(Broken(), CPU, "fp32", batch=4)
-    with pytest.raises(RuntimeError, match="sizes"):
-        executor(windows(4))
-    assert executor.batch == 4
-
-
-@pytest.mark.parametrize("output", [lambda x: [x, x], lambda x: x[..., ::2], lambda x: x.mean()], ids=["list", "smaller", "number"])
-def test_networks_of_other_outputs_are_refused(output):
-    class Other(torch.nn.Module):
-        def forward(self, x):
-            return output(x)
-
-    with pytest.raises(UnsupportedNetworkError):
-        TorchExecutor(Other(), CPU, "fp32")(windows(1))
 
 
 # The cache
@@ -130,7 +52,7 @@ def test_converted_network_gives_the_same_scores(cache):
     facts = {"test": "same"}
     path = convert(facts, conv, 1, ROI)
     assert cache in path.parents
-    assert find_converted(facts) == path
+    assert find_converted(facts, NETWORK) == path
     given = windows(3)
     with torch.inference_mode():
         expected = conv()(torch.from_numpy(given)).numpy()
@@ -141,7 +63,7 @@ def test_converted_network_gives_the_same_scores(cache):
 
 def test_conversion_that_changes_the_scores_is_not_kept(cache, monkeypatch):
     # What conversion changes is rounding, which no difference at all allows for.
-    monkeypatch.setattr("volseg.inference.executors.converter.TOLERANCE", -1.0)
+    monkeypatch.setattr("volseg.inference.executors.conversion.kept.TOLERANCE", -1.0)
     with pytest.raises(UnsupportedNetworkError, match="other scores"):
         convert({"test": "changed"}, conv, 1, ROI)
     assert list((cache / "networks").iterdir()) == []
@@ -162,18 +84,18 @@ def test_damaged_and_foreign_entries_are_not_used(cache):
     binary = path.with_suffix(".bin")
     good = binary.read_bytes()
     binary.write_bytes(good[:7] + bytes([good[7] ^ 1]) + good[8:])
-    assert find_converted(facts) is None
+    assert find_converted(facts, NETWORK) is None
     binary.write_bytes(good)
-    assert find_converted(facts) == path
+    assert find_converted(facts, NETWORK) == path
     manifest = path.parent / MANIFEST
     text = manifest.read_text()
     manifest.write_text(json.dumps(json.loads(text) | {"facts": {"test": "another version"}}))
-    assert find_converted(facts) is None
+    assert find_converted(facts, NETWORK) is None
     manifest.write_text(text[:-20])
-    assert find_converted(facts) is None
+    assert find_converted(facts, NETWORK) is None
     # What is damaged is made again in its place.
     assert convert(facts, conv, 1, ROI) == path
-    assert find_converted(facts) == path
+    assert find_converted(facts, NETWORK) == path
 
 
 def test_two_processes_at_once_leave_one_good_entry(cache):
@@ -227,7 +149,7 @@ def refuse(*_):
     raise AssertionError("a connection")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import torch
-from volseg.inference.executors.converter import convert
+from volseg.inference.executors.conversion.openvino import convert
 print(convert({"test": "telemetry"}, lambda: torch.nn.Conv3d(1, 2, 3, padding=1).eval(), 1, (8, 8, 8)))
 assert not [name for name in sys.modules if name.partition(".")[0] == "openvino_telemetry"]
 """
@@ -258,10 +180,38 @@ def test_few_windows_run_in_torch_and_the_next_run_finds_the_conversion(tmp_path
     assert not again.should_convert_later()
 
 
+def paying_windows(window_s: float) -> int:
+    """Windows from which converting pays for a network that torch takes so many seconds a window for."""
+    return int((CONVERSION_S / window_s + CONVERSION_WINDOWS) / GAIN["fp32"]) + 1
+
+
 def test_windows_of_several_scans_add_up(tmp_path, cache):
     several = network(tmp_path)
-    assert isinstance(several.executor(CONVERT_FROM - 1), TorchExecutor)
+    several._window_s = 0.5
+    assert isinstance(several.executor(paying_windows(0.5) - 1), TorchExecutor)
     assert isinstance(several.executor(1), OpenVINOExecutor)
+
+
+def test_torch_is_timed_only_where_it_may_decide(tmp_path, cache):
+    some = network(tmp_path)
+    assert some.engine_for(least_windows("fp32") - 1) == "torch"
+    assert some._window_s is None
+    some.engine_for(least_windows("fp32"))
+    assert some._window_s is not None
+    assert some.engine_for(int(0.5 * paying_windows(some._window_s))) == "torch"
+    assert some.engine_for(2 * paying_windows(some._window_s)) == "openvino"
+
+
+def test_bf16_is_told_only_where_it_is_computed(tmp_path, cache):
+    """OpenVINO takes fp32 where the CPU has no bf16; the report must not say otherwise."""
+    bundle = read_bundle(tiny_bundle(tmp_path, weights=True))
+    exact = Network(bundle, bundle.weights, False, (16, 16, 16), NetworkSettings("openvino", "cpu", "fp32"))
+    asked = Network(bundle, bundle.weights, False, (16, 16, 16), NetworkSettings("openvino", "cpu", "bf16"))
+    given = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 16)).astype(np.float32)
+    found, expected = asked.executor(1)(given), exact.executor(1)(given)
+    told = asked.describe("openvino")["precision"]
+    assert told == ("bf16" if cpu_computes_bf16() else "fp32")
+    assert np.abs(found - expected).max() <= (0.05 * np.abs(expected).max() if told == "bf16" else 0)
 
 
 def test_no_cache_is_obeyed(tmp_path, cache, monkeypatch):
@@ -273,7 +223,7 @@ def test_no_cache_is_obeyed(tmp_path, cache, monkeypatch):
 
 
 def test_missing_openvino(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("volseg.inference.network.is_installed", lambda: False)
+    monkeypatch.setattr("volseg.inference.executors.openvino_executor.is_installed", lambda: False)
     assert isinstance(network(tmp_path).executor(1000), TorchExecutor)
     with pytest.raises(DeviceError, match="pip install openvino"):
         network(tmp_path, "openvino", "other")
@@ -283,13 +233,25 @@ def test_network_that_cannot_be_converted_runs_in_torch(tmp_path, cache, monkeyp
     def fail(*_args, **_kwargs):
         raise UnsupportedNetworkError("an operator is not known")
 
-    monkeypatch.setattr("volseg.inference.network.convert", fail)
+    monkeypatch.setattr("volseg.inference.executors.conversion.openvino.convert", fail)
     some = network(tmp_path)
+    some._window_s = 1.0
     assert isinstance(some.executor(1000), TorchExecutor)
     assert "an operator is not known" in some.notes[0]
     assert not some.should_convert_later()
     with pytest.raises(DeviceError, match="an operator is not known"):
         network(tmp_path, "openvino", "other").executor(1)
+
+
+def test_network_in_the_cache_that_does_not_load_is_not_used(tmp_path, cache):
+    """Whole by its manifest, but nothing that OpenVINO reads."""
+    some = network(tmp_path)
+    facts, staged = network_facts(some.bundle, some.weights_sha256, some.roi), staging_folder()
+    (staged / NETWORK).write_text("no network")
+    write_entry(entry_for(facts), facts, staged)
+    again = Network(some.bundle, some.weights, False, some.roi, some.settings)
+    assert isinstance(again.executor(1000), TorchExecutor)
+    assert "OpenVINO is not used: it does not load here" in again.notes[0]
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path, cache):
@@ -304,7 +266,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, cache):
 
 def test_unknown_engine(tmp_path):
     with pytest.raises(DeviceError, match="unknown engine"):
-        Segmenter(tiny_bundle(tmp_path, weights=True), engine="tensorrt")
+        Segmenter(tiny_bundle(tmp_path, weights=True), engine="caffe")
 
 
 def test_the_cpu_is_found_without_torch():

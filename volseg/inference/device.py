@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +15,14 @@ from volseg.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 BF16_CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
-"""Linux CPU flags of instruction sets that compute bf16 products; without one, bf16 is emulated and slower than fp32."""
+"""Linux CPU flags of instruction sets that compute bf16 products. Without one, PyTorch emulates bf16 (right, but slower than fp32), and OpenVINO computes fp32 in its place."""
+
+INT8_CPU_FLAGS = {"amx_int8", "avx512_vnni", "avx_vnni"}
+"""Linux CPU flags of instruction sets that add up 8-bit products in 32 bits; without one, int8 gains little."""
 
 
 NVIDIA_SIGNS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
@@ -77,34 +81,59 @@ def select_device(name: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (Linux: AMX or AVX512-BF16; elsewhere the answer is no)."""
+def cpu_flags() -> set[str]:
+    """Instruction sets of this CPU by their Linux names; empty on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
-        return False
+        return set()
     flags = next((line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), "")
-    return bool(BF16_CPU_FLAGS & set(flags.split()))
+    return set(flags.partition(":")[2].split())
+
+
+def cpu_computes_bf16(flags: Collection[str] | None = None) -> bool:
+    """Whether a CPU with these flags (None: this one) multiplies bf16 in hardware: AMX or AVX512-BF16; no on systems that do not tell."""
+    return bool(BF16_CPU_FLAGS & set(cpu_flags() if flags is None else flags))
 
 
 def select_precision(precision: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """Choose the number format of the network: as asked, or for ``auto`` fp16 on CUDA, bf16 on a CPU that computes it, fp32 elsewhere.
+    """Choose the number format to train in: as :func:`precision_for`, but fp32 on Apple GPUs, whose half-precision operators training has not been tried with.
+
+    Raises
+    ------
+    DeviceError
+        When the device cannot compute the format asked for, or nothing can be trained in it.
+    """
+    if precision == "auto" and device.type == "mps":
+        return "fp32"
+    chosen = precision_for(precision, device.type)
+    if chosen == "int8":
+        msg = "int8 is for inference; use --precision auto"
+        raise DeviceError(msg)
+    return chosen
+
+
+def precision_for(precision: str, kind: str, engine: str = "auto") -> Literal["fp32", "bf16", "fp16", "int8"]:
+    """Choose the number format of the network for a kind of device (``cpu``, ``cuda``, ``mps``).
+
+    It is the one asked for. ``auto`` is fp16 on GPUs (where a network cannot run in it, or its scores overflow, fp32 is computed instead), bf16 on a CPU that computes it, and fp32
+    elsewhere; ONNX Runtime on a GPU takes fp32, since its file holds that.
 
     Raises
     ------
     DeviceError
         When the device cannot compute the format asked for.
     """
-    return precision_for(precision, device.type)
-
-
-def precision_for(precision: str, kind: str) -> Literal["fp32", "bf16", "fp16"]:
-    """As :func:`select_precision`, for a kind of device (``cpu``, ``cuda``, ``mps``)."""
     if precision == "auto":
-        if kind == "cuda":
+        if engine == "onnxruntime":
+            return "fp32"
+        if kind in ("cuda", "mps"):
             return "fp16"
         return "bf16" if kind == "cpu" and cpu_computes_bf16() else "fp32"
     if precision == "fp16" and kind == "cpu":
         msg = "fp16 is for GPUs; use --precision bf16 or fp32 on a CPU"
+        raise DeviceError(msg)
+    if precision == "int8" and kind != "cpu":
+        msg = f"int8 runs in OpenVINO on the CPU, and the device is {kind}; use --device cpu, or --precision fp16"
         raise DeviceError(msg)
     if precision == "fp32":
         return "fp32"
@@ -112,6 +141,8 @@ def precision_for(precision: str, kind: str) -> Literal["fp32", "bf16", "fp16"]:
         return "bf16"
     if precision == "fp16":
         return "fp16"
+    if precision == "int8":
+        return "int8"
     msg = f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}"
     raise DeviceError(msg)
 
@@ -129,6 +160,8 @@ def describe_device(device: torch.device) -> str:
     """Name of the processor, e.g. ``"AMD EPYC (2 threads)"`` or the card's name."""
     import torch
 
+    if device.type == "mps":
+        return "Apple GPU (Metal)"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_cpu(torch.get_num_threads())
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from volseg.bundle import Bundle
 from volseg.errors import DeviceError, root_cause
 from volseg.inference.device import describe_cpu, describe_device, precision_for, select_device, usable_threads
-from volseg.inference.executors.choice import choose_engine
-from volseg.inference.executors.compiled import cache_folder
-from volseg.inference.executors.converter import convert
-from volseg.inference.executors.openvino_executor import OpenVINOExecutor, find_converted, is_installed, network_facts
+from volseg.inference.executors.choice import check_precision, choose_engine, conversion_pays, least_windows
+from volseg.inference.executors.conversion.int8 import is_installed as can_calibrate
+from volseg.inference.executors.conversion.int8 import read_agreement
+from volseg.inference.executors.converted import ConvertedNetwork, describe_agreement
+from volseg.inference.executors.engines import FAILURES, ConvertedExecutor, converted_engine
 from volseg.inference.executors.torch_executor import TorchExecutor, UnsupportedNetworkError
 from volseg.inference.quiet import quiet_libraries
 from volseg.provenance import sha256_of
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
 NO_CACHE = "VOLSEG_NO_CACHE"
 """Environment variable; when it is not empty, no converted network is read from the cache or kept there."""
 
-OPENVINO_FAILURES = (ImportError, OSError, RuntimeError)
-"""What OpenVINO raises when it is broken, or its files are."""
-
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -39,11 +39,11 @@ class NetworkSettings:
     Parameters
     ----------
     engine : str
-        ``auto``, ``torch`` or ``openvino``.
+        ``auto``, ``torch``, ``openvino``, ``onnxruntime`` or ``tensorrt``.
     device : str
         Name of a device that exists, e.g. ``cpu`` or ``cuda:0``.
     precision : str
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
     batch : int or None
         Windows at once; None leaves it to the executor.
     """
@@ -66,36 +66,46 @@ class Network:
     replaced : bool
         Whether they are other weights than the bundle's own.
     roi : tuple of 3 int
-        Window size; OpenVINO needs one that does not follow the scan (no 0 or less in it).
+        Window size; a converted network needs one that does not follow the scan (no 0 or less in it).
     settings : NetworkSettings
         How to run it.
 
     Raises
     ------
     DeviceError
-        When OpenVINO is asked for and is not installed, or the device is not a CPU.
+        When an engine that is asked for is not installed, or does not run on the device or in the number format. Asking for int8 is asking for OpenVINO.
 
     Attributes
     ----------
+    precision : str
+        Number format that is aimed at; executors know what they came to.
+    from_cache : bool
+        Whether the converted network was in the cache.
     notes : list of str
         Why something other than what was to be expected runs the network.
     """
 
     def __init__(self, bundle: Bundle, weights: Path, replaced: bool, roi: tuple[int, int, int], settings: NetworkSettings) -> None:
+        check_precision(settings.engine, settings.precision)
         self.bundle, self.weights, self.roi, self.settings = bundle, weights, roi, settings
-        self.precision = precision_for(settings.precision, settings.device.partition(":")[0])
+        self.precision = precision_for(settings.precision, settings.device.partition(":")[0], settings.engine)
         self.notes: list[str] = []
         self._replaced = replaced
-        self._refused = self._why_not_openvino()
-        if settings.engine == "openvino" and self._refused:
-            msg = f"--engine openvino: {self._refused}; use --engine auto or torch"
-            raise DeviceError(msg)
+        self._by_name = settings.engine not in ("auto", "torch") or self.precision == "int8"
+        self._engine = converted_engine(settings.engine)
+        self._source = ConvertedNetwork(
+            bundle, roi, self._engine, settings.device, self.precision, settings.batch, self.may_cache, load=self._load, digest=lambda: self.weights_sha256
+        )
+        self._refused = self._engine.why_not(settings.device) or ("the window follows the size of the scan" if min(roi) <= 0 else "")
+        if self._by_name and self._refused:
+            raise DeviceError(self._refusal(self._refused))
         self._windows_by_torch = 0
+        self._window_s: float | None = None
         self._torch: TorchExecutor | None = None
-        self._openvino: OpenVINOExecutor | None = None
+        self._converted: ConvertedExecutor | None = None
         self.from_cache = False
         self._sha256: Future[str] | None = None
-        self._found: Future[OpenVINOExecutor | None] | None = None
+        self._found: Future[ConvertedExecutor | None] | None = None
 
     @property
     def may_cache(self) -> bool:
@@ -109,6 +119,12 @@ class Network:
         assert self._sha256 is not None
         return self._sha256.result()
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether int8 is asked for and no calibrated network is in the cache: :meth:`calibrate` comes before :meth:`executor` then."""
+        self._wait()
+        return self.precision == "int8" and self._converted is None
+
     def preload(self, *, torch: bool = True) -> None:
         """Begin, in a thread, with what takes time before the first window: the weights' digest, and loading the converted network or else (if ``torch``) importing torch."""
         if self._sha256 is not None:
@@ -121,10 +137,13 @@ class Network:
     def engine_for(self, windows: int) -> str:
         """Name of the engine that would run this many windows (see :func:`~volseg.inference.executors.choice.choose_engine`)."""
         self._wait()
-        total = self._windows_by_torch + windows
-        return choose_engine(self.settings.engine, self.settings.device, windows=total, converted=self._openvino is not None, convertible=self._refused == "" and self.may_cache)
+        asked = self._engine.name if self._by_name else self.settings.engine
+        convertible = self._refused == "" and self.may_cache
+        open_question = asked == "auto" and self.settings.device == "cpu" and convertible and self._converted is None
+        pays = open_question and self._pays(self._windows_by_torch + windows)
+        return choose_engine(asked, self.settings.device, converted=self._converted is not None, convertible=convertible, pays=pays)
 
-    def executor(self, windows: int) -> TorchExecutor | OpenVINOExecutor:
+    def executor(self, windows: int) -> TorchExecutor | ConvertedExecutor:
         """The executor for a scan of this many windows.
 
         Raises
@@ -132,49 +151,77 @@ class Network:
         BundleError
             When the network cannot be built or its weights cannot be used.
         DeviceError
-            When OpenVINO was asked for and cannot run the network.
+            When an engine was asked for that cannot run the network, or int8 without a calibration.
         """
-        if self.engine_for(windows) == "openvino":
-            found = self._openvino or self._convert()
+        if self.needs_calibration:
+            msg = f"{self.bundle.name}: int8 needs a calibration, which a scan gives; segment one first"
+            raise DeviceError(msg)
+        if self.engine_for(windows) != "torch":
+            found = self._converted or self._convert()
             if found is not None:
-                self._openvino = found
+                self._converted = found
                 return found
         self._windows_by_torch += windows
-        if self._torch is None:
-            self._torch = TorchExecutor(self._load(), select_device(self.settings.device), self.precision, self.settings.batch)
-        return self._torch
+        return self._torch_executor()
 
-    def give_up_openvino(self, reason: str) -> None:
-        """After OpenVINO failed: PyTorch from now on.
+    def calibrate(self, image: npt.NDArray[np.float32], scan: str, *, cval: float = 0.0, threshold: float | None = None) -> None:
+        """Convert the network to int8 with windows of a scan, once, and keep it in the cache for all that follow.
+
+        Parameters
+        ----------
+        image : ndarray, float32, (channels, x, y, z)
+            The scan as the network gets it.
+        scan : str
+            Its name.
+        cval : float
+            What a scan smaller than a window is padded with.
+        threshold : float or None
+            Score above which a voxel has the label of its channel; None takes the largest score.
 
         Raises
         ------
         DeviceError
-            When OpenVINO was asked for by name.
+            When NNCF is not installed, or int8 does not give the labels of fp32 on windows it was not calibrated on (the measured Dice is told).
         """
-        self._openvino, self._refused, self.from_cache = None, reason, False
-        if self.settings.engine == "openvino":
-            msg = f"--engine openvino: {self.bundle.name}: {reason}; use --engine torch"
-            raise DeviceError(msg)
-        self.notes.append(f"OpenVINO is not used: {reason}")
+        if not can_calibrate():
+            raise DeviceError(self._refusal("calibrating needs NNCF, which is not installed (pip install 'volseg[int8]')"))
+        try:
+            path = self._source.calibrate(image, scan, cval=cval, threshold=threshold)
+            self._converted = self._source.open(path)
+        except (UnsupportedNetworkError, *FAILURES) as error:
+            raise DeviceError(self._refusal(root_cause(error)[:200])) from error
+        self._tell_agreement(path)
+
+    def give_up_converted(self, reason: str) -> None:
+        """After the engine of a converted network failed: PyTorch from now on.
+
+        Raises
+        ------
+        DeviceError
+            When the engine was asked for by name.
+        """
+        self._converted, self._refused, self.from_cache = None, reason, False
+        if self._by_name:
+            raise DeviceError(self._refusal(f"{self.bundle.name}: {reason}"))
+        self.notes.append(f"{self._engine.title} is not used: {reason}")
 
     def describe(self, engine: str) -> dict[str, Any]:
         """Engine, device and precision, for the report."""
-        if engine == "openvino" or self.settings.device == "cpu":
-            device, name = "cpu", describe_cpu(usable_threads())
-        else:
-            device, name = self.settings.device, describe_device(select_device(self.settings.device))
-        return {"engine": engine, "device": device, "device_name": name, "precision": self.precision, "cached_network": engine == "openvino" and self.from_cache}
+        running = self._torch if engine == "torch" else self._converted
+        precision = self.precision if running is None or self.precision == "int8" else running.precision
+        device = str(self._torch.device) if engine == "torch" and self._torch is not None else self.settings.device
+        name = describe_cpu(usable_threads()) if device == "cpu" else describe_device(select_device(device))
+        return {"engine": engine, "device": device, "device_name": name, "precision": precision, "cached_network": engine != "torch" and self.from_cache}
 
     def should_convert_later(self) -> bool:
         """Whether PyTorch ran on the CPU where a converted network would start and run faster the next time."""
-        return self._windows_by_torch > 0 and self.settings.engine == "auto" and self.settings.device == "cpu" and self._openvino is None and not self._refused and self.may_cache
+        return self._windows_by_torch > 0 and self.settings.engine == "auto" and self.settings.device == "cpu" and self._converted is None and not self._refused and self.may_cache
 
     def convert_later(self) -> Path | None:
         """Convert the network and keep it in the cache; the path, or None where that cannot be."""
         try:
-            return self._converted()
-        except (UnsupportedNetworkError, *OPENVINO_FAILURES) as error:
+            return self._source.make()
+        except (UnsupportedNetworkError, *FAILURES) as error:
             self.notes.append(root_cause(error))
             return None
 
@@ -182,23 +229,50 @@ class Network:
         """Release networks and the device's memory."""
         if self._torch is not None:
             self._torch.close()
-        self._torch = self._openvino = None
+        self._torch = self._converted = None
 
-    def _why_not_openvino(self) -> str:
-        if not self.settings.device.startswith("cpu"):
-            return f"volseg runs OpenVINO on the CPU, and the device is {self.settings.device}"
-        if not is_installed():
-            return "OpenVINO is not installed (pip install openvino)"
-        return "the window follows the size of the scan" if min(self.roi) <= 0 else ""
+    def _refusal(self, reason: str) -> str:
+        asked = "--precision int8" if self.precision == "int8" else f"--engine {self.settings.engine}"
+        return f"{asked}: {reason}; use --engine {'auto or ' if self.settings.engine == 'openvino' else ''}torch"
 
-    def _load_converted(self, torch_otherwise: bool) -> OpenVINOExecutor | None:
-        wanted = self.settings.engine in ("auto", "openvino") and not self._refused
+    def _pays(self, windows: int) -> bool:
+        """Whether converting pays for this many windows; where that is not plain without, torch is timed on one."""
+        if windows < least_windows(self.precision):
+            return False
         try:
-            path = find_converted(self._facts()) if wanted and self.may_cache else None
+            if self._window_s is None:
+                self._window_s = self._timed_window()
+                # The first run also allocates and chooses algorithms, and may take twice as long as others.
+                if conversion_pays(windows, self._window_s, self.precision) != conversion_pays(windows, self._window_s / 2, self.precision):
+                    self._window_s = self._timed_window()
+        except (UnsupportedNetworkError, RuntimeError):
+            # The run itself will say what is wrong with the network.
+            return False
+        return conversion_pays(windows, self._window_s, self.precision)
+
+    def _timed_window(self) -> float:
+        window = np.random.default_rng(0).random((1, self.bundle.input_channels, *self.roi), dtype=np.float32)
+        executor = self._torch_executor()
+        began = perf_counter()
+        executor(window)
+        return perf_counter() - began
+
+    def _torch_executor(self) -> TorchExecutor:
+        if self._torch is None:
+            self._torch = TorchExecutor(self._load(), select_device(self.settings.device), self.precision, self.settings.batch)
+        return self._torch
+
+    def _load_converted(self, torch_otherwise: bool) -> ConvertedExecutor | None:
+        wanted = self.settings.engine != "torch" and not self._refused
+        try:
+            path = self._source.find() if wanted else None
             if path is not None:
-                return self._open(path)
-        except OPENVINO_FAILURES as error:
+                executor = self._source.open(path)
+                self._tell_agreement(path)
+                return executor
+        except FAILURES as error:
             self._refused = f"it does not load here ({root_cause(error)[:160]})"
+            self.notes.append(f"{self._engine.title} is not used: {self._refused}")
         if torch_otherwise:
             # MONAI's many optional imports are left to the main thread, which may be importing the same packages to read the scan.
             import_module("torch")
@@ -207,37 +281,20 @@ class Network:
     def _wait(self) -> None:
         self.preload(torch=False)
         if self._found is not None:
-            self._openvino = self._found.result()
-            self._found, self.from_cache = None, self._openvino is not None
+            self._converted = self._found.result()
+            self._found, self.from_cache = None, self._converted is not None
 
-    def _facts(self) -> dict[str, Any]:
-        return network_facts(self.bundle, self.weights_sha256, self.roi)
-
-    def _open(self, path: Path) -> OpenVINOExecutor:
-        # Matrix units for bf16 are kept busy by two windows; without them one window has work enough for all cores.
-        batch = self.settings.batch or (2 if self.precision == "bf16" else 1)
-        executor = OpenVINOExecutor(path, self.bundle.input_channels, self.roi, self.precision, batch, usable_threads())
-        executor.compile()
-        return executor
-
-    def _convert(self) -> OpenVINOExecutor | None:
+    def _convert(self) -> ConvertedExecutor | None:
         try:
-            return self._open(self._converted())
-        except (UnsupportedNetworkError, *OPENVINO_FAILURES) as error:
-            self.give_up_openvino(root_cause(error) if not isinstance(error, UnsupportedNetworkError) else str(error))
+            return self._source.open(self._source.make())
+        except (UnsupportedNetworkError, *FAILURES) as error:
+            self.give_up_converted(root_cause(error) if not isinstance(error, UnsupportedNetworkError) else str(error))
             return None
 
-    def _converted(self) -> Path:
-        facts = self._facts()
-        # Another process may have made it meanwhile.
-        found = find_converted(facts) if self.may_cache else None
-        if found is not None:
-            return found
-        with quiet_libraries():
-            path = convert(facts, self._load, self.bundle.input_channels, self.roi, keep=self.may_cache)
-        if cache_folder() not in path.parents:
-            atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
-        return path
+    def _tell_agreement(self, path: Path) -> None:
+        agreement = read_agreement(path) if self.precision == "int8" else None
+        if agreement is not None:
+            self.notes.append(describe_agreement(agreement))
 
     def _load(self) -> torch.nn.Module:
         from volseg.inference.pipeline import load_network

@@ -1,38 +1,99 @@
-"""Which engine runs a network: the rule, as a pure function."""
+"""Which engine runs a network, and in which number format: the rules, as pure functions."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-ENGINES = ("auto", "torch", "openvino", "monai")
+from volseg.errors import DeviceError
 
-Engine = Literal["torch", "openvino"]
+ENGINES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt", "monai")
 
-CONVERT_FROM = 16
-"""Windows from which converting first pays within the run: it costs about one window in PyTorch, one in OpenVINO and 2 to 4 s, and saves a quarter or more of every window."""
+Engine = Literal["torch", "openvino", "onnxruntime", "tensorrt"]
+
+BY_NAME: tuple[Engine, ...] = ("torch", "openvino", "onnxruntime", "tensorrt")
+"""Engines that run because they were asked for."""
+
+COMPUTED = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "tensorrt": ("fp32", "fp16"),
+}
+"""Number formats of each engine; what the device computes of them is for :func:`~volseg.inference.device.precision_for` to say."""
+
+GAIN = {"fp32": 0.3, "bf16": 0.6}
+"""TO BE MEASURED"""
+
+CONVERSION_S = 3.0
+"""TO BE MEASURED"""
+
+CONVERSION_WINDOWS = 2.0
+"""TO BE MEASURED"""
 
 
-def choose_engine(asked: str, device: str, *, windows: int, converted: bool, convertible: bool) -> Engine:
+def conversion_pays(windows: int, window_s: float, precision: str) -> bool:
+    """Whether converting to OpenVINO first makes this very run shorter: ``windows x (seconds of torch - seconds of OpenVINO)`` against the cost of converting.
+
+    Parameters
+    ----------
+    windows : int
+        Windows to run.
+    window_s : float
+        Seconds that torch takes for one.
+    precision : str
+        ``fp32`` or ``bf16``.
+    """
+    return windows * window_s * GAIN[precision] > CONVERSION_S + CONVERSION_WINDOWS * window_s
+
+
+def least_windows(precision: str) -> int:
+    """Windows below which converting cannot pay, however slow torch is."""
+    return int(CONVERSION_WINDOWS / GAIN[precision]) + 1
+
+
+def choose_engine(asked: str, device: str, *, converted: bool, convertible: bool, pays: bool) -> Engine:
     """Choose what runs the network.
 
-    On a GPU it is PyTorch. On the CPU it is OpenVINO when the converted network is in the cache already, or when so many windows are to be run (:data:`CONVERT_FROM`) that
-    converting it first pays; else PyTorch, and the network is converted after the results are written, so that the next run starts at once.
+    An engine that is asked for by name is taken. Else, on a GPU it is PyTorch. On the CPU it is OpenVINO when the converted network is in the cache already, or when converting it
+    first pays within the run (:func:`conversion_pays`); else PyTorch, and the network is converted after the results are written, so that the next run starts at once.
 
     Parameters
     ----------
     asked : str
-        ``auto``, ``torch`` or ``openvino``.
+        ``auto``, or an engine's name.
     device : str
         Name of the device, e.g. ``cpu`` or ``cuda:0``.
-    windows : int
-        Windows to run, those of earlier scans that PyTorch ran included.
     converted : bool
         Whether the network is in the cache.
     convertible : bool
         Whether OpenVINO is installed, and the cache may be used, and the network was not found to be one it cannot convert.
+    pays : bool
+        Whether converting pays within the run.
     """
-    if asked in ("torch", "openvino"):
-        return "torch" if asked == "torch" else "openvino"
+    for name in BY_NAME:
+        if asked == name:
+            return name
     if device != "cpu" or not (converted or convertible):
         return "torch"
-    return "openvino" if converted or windows >= CONVERT_FROM else "torch"
+    return "openvino" if converted or pays else "torch"
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Refuse a number format that an engine does not compute.
+
+    Parameters
+    ----------
+    engine : str
+        As ``--engine`` takes it.
+    precision : str
+        As ``--precision`` takes it.
+
+    Raises
+    ------
+    DeviceError
+        With the formats it does compute.
+    """
+    computed = COMPUTED.get(engine)
+    if computed and precision not in ("auto", *computed):
+        msg = f"--engine {engine} computes in {', '.join(computed)}, not in {precision}; use --precision {computed[0]}, or another engine"
+        raise DeviceError(msg)

@@ -1,7 +1,9 @@
 """Converted networks on disk, so that a later run needs neither PyTorch nor MONAI.
 
-An entry is a folder named after the hash of everything the network depends on: weights, definition, versions, this layout. It holds the network (OpenVINO IR) and a manifest with
-the same facts and the SHA-256 of each file. What does not match its manifest, or was made by other versions, is not used and is made again.
+The cache is ``$VOLSEG_CACHE``, else ``$XDG_CACHE_HOME/volseg``, else ``~/.cache/volseg``. An entry is a folder named after the hash of everything the network depends on: weights,
+definition, versions, this layout. It holds the network (OpenVINO IR or ONNX) and a manifest with the same facts and the SHA-256 of each file. What does not match its manifest, or
+was made by other versions or on another kind of machine, is not used and is made again. The time stamp of a manifest says when its entry was last used
+(:mod:`~volseg.inference.executors.cache_limit` goes by it). The whole folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -40,14 +42,19 @@ def entry_for(facts: Mapping[str, Any]) -> Path:
 
 
 def read_entry(entry: Path, facts: Mapping[str, Any]) -> dict[str, Path] | None:
-    """Files of an entry by name, or None where it is absent, incomplete, damaged or of other facts."""
+    """Files of an entry by name, or None where it is absent, incomplete, damaged or of other facts; one that is good counts as used now."""
     try:
         manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
         files = {name: entry / name for name in manifest["files"]}
         good = manifest["layout"] == LAYOUT and manifest["facts"] == dict(facts) and all(sha256_of(path) == manifest["files"][name] for name, path in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return files if good else None
+    if not good:
+        return None
+    # A cache that is shared and read-only keeps its stamps.
+    with suppress(OSError):
+        os.utime(entry / MANIFEST)
+    return files
 
 
 def write_entry(entry: Path, facts: Mapping[str, Any], staged: Path) -> Path:

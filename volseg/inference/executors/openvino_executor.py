@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
-from collections.abc import Mapping, Sequence
-from importlib import metadata, util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from volseg.bundle import Bundle, follow
-from volseg.bundle.read import read_config
-from volseg.inference.executors.compiled import entry_for, read_entry
-from volseg.inference.executors.converter import NETWORK, without_telemetry
+NETWORK = "network.xml"
+"""Name of a converted network's file."""
 
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+TELEMETRY = "openvino_telemetry"
+
+PRECISION_NAMES = {"f32": "fp32", "bf16": "bf16"}
+"""OpenVINO's names of number formats -> ours."""
 
 
 class OpenVINOExecutor:
@@ -32,22 +33,30 @@ class OpenVINOExecutor:
     roi : sequence of 3 int
         Window size.
     precision : str
-        ``fp32`` or ``bf16``.
+        ``fp32`` or ``bf16``: of what the model does not hold as int8.
     batch : int
         Windows at once; each number of windows up to it gets its own compiled model when it is first met.
     threads : int
         Processors to use.
+
+    Attributes
+    ----------
+    precision : str
+        What is computed in, known once a batch was compiled: OpenVINO takes fp32 where the CPU does not compute bf16.
     """
+
+    engine = "openvino"
 
     def __init__(self, model: Path, channels: int, roi: Sequence[int], precision: str, batch: int, threads: int) -> None:
         with without_telemetry():
             import openvino
 
-        self.batch = batch
+        self.batch, self.precision = batch, precision
         self._shape = [channels, *roi]
         self._core = openvino.Core()
         self._model = self._core.read_model(model)
-        self._settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision], "INFERENCE_NUM_THREADS": threads}
+        hint = next(theirs for theirs, ours in PRECISION_NAMES.items() if ours == precision)
+        self._settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         self._requests: dict[int, Any] = {}
 
     def __call__(self, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -65,7 +74,9 @@ class OpenVINOExecutor:
         if windows not in self._requests:
             model = self._model.clone()
             model.reshape({model.input(0): [windows, *self._shape]})
-            self._requests[windows] = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self.precision = PRECISION_NAMES.get(compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), self.precision)
+            self._requests[windows] = compiled.create_infer_request()
         return self._requests[windows]
 
 
@@ -77,60 +88,17 @@ def is_installed() -> bool:
         return False
 
 
-def network_facts(bundle: Bundle, weights_sha256: str, roi: Sequence[int]) -> dict[str, Any]:
-    """What a converted network depends on: weights, definition, the bundle's own code, window, versions, kind of machine; JSON-ready.
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Import OpenVINO (or NNCF) inside this block: it then has no telemetry package to report with, and takes its own empty stand-in.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        Whose network.
-    weights_sha256 : str
-        Of the weights file.
-    roi : sequence of 3 int
-        Window size it is traced with.
+    volseg itself never calls the parts of OpenVINO that report (``openvino.convert_model``, ``ovc``); this keeps even their set-up away.
     """
-    versions = {name: metadata.version(name) for name in ("openvino", "torch", "monai")}
-    return {
-        "engine": "openvino",
-        "weights_sha256": weights_sha256,
-        "definition": _definition(read_config(bundle.inference_config)),
-        "code_sha256": _code_sha256(bundle.path),
-        "roi": [int(n) for n in roi],
-        "versions": versions,
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def find_converted(facts: Mapping[str, Any]) -> Path | None:
-    """The converted network of these facts in the cache, or None."""
-    files = read_entry(entry_for(facts), facts)
-    return files[NETWORK] if files and NETWORK in files else None
-
-
-def _definition(config: Mapping[str, Any]) -> Any:
-    """`network_def` with its references followed; the whole config where an expression in it may depend on anything."""
-    definition = _resolved(config, "@network_def")
-    return config if _has_expression(definition) else definition
-
-
-def _resolved(config: Mapping[str, Any], value: Any) -> Any:
-    value = follow(config, value)
-    if isinstance(value, Mapping):
-        return {key: _resolved(config, item) for key, item in value.items()}
-    return [_resolved(config, item) for item in value] if isinstance(value, list) else value
-
-
-def _has_expression(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_expression, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_expression, value))
-    return value is None if not isinstance(value, str) else value.startswith("$") or "@" in value
-
-
-def _code_sha256(bundle: Path) -> str:
-    """SHA-256 over the bundle's own Python files, which may define the network."""
-    digest = hashlib.sha256()
-    for path in sorted(bundle.rglob("*.py")):
-        digest.update(str(path.relative_to(bundle)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    if TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[TELEMETRY]

@@ -1,46 +1,20 @@
-"""From a PyTorch network to OpenVINO's format, checked against PyTorch before it is kept."""
+"""From a PyTorch network to OpenVINO's format."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from volseg.inference.executors.compiled import entry_for, staging_folder, write_entry
+from volseg.inference.executors.conversion.kept import check_scores, keep_converted
+from volseg.inference.executors.openvino_executor import NETWORK, without_telemetry
 from volseg.inference.executors.torch_executor import UnsupportedNetworkError
 
 if TYPE_CHECKING:
     import torch
-
-NETWORK = "network.xml"
-
-TOLERANCE = 1e-3
-"""Largest difference of a score between PyTorch and the converted network, as a share of the largest score (of 1 at least)."""
-
-TELEMETRY = "openvino_telemetry"
-
-
-@contextmanager
-def without_telemetry() -> Iterator[None]:
-    """Import OpenVINO inside this block: its converter then has no telemetry package to report with, and takes its own empty stand-in.
-
-    volseg itself never calls the parts of OpenVINO that report (``openvino.convert_model``, ``ovc``); this keeps even their set-up away.
-    """
-    if TELEMETRY in sys.modules:
-        yield
-        return
-    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[TELEMETRY]
 
 
 def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], channels: int, roi: Sequence[int], *, keep: bool = True) -> Path:
@@ -49,7 +23,7 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
     Parameters
     ----------
     facts : mapping
-        From :func:`~volseg.inference.executors.openvino_executor.network_facts`.
+        From :func:`~volseg.inference.executors.conversion.facts.network_facts`.
     network : callable
         Gives the network in evaluation mode, on the CPU, with its weights.
     channels : int
@@ -72,25 +46,19 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
     with without_telemetry():
         import openvino
 
-    rng = np.random.default_rng(0)
-    window = rng.random((1, channels, *roi), dtype=np.float32)
+    window = np.random.default_rng(0).random((1, channels, *roi), dtype=np.float32)
     loaded = network()
     try:
         model, expected, _alive = _traced(loaded, window)
     except Exception as error:  # OpenVINO's failures are plain Exceptions; PyTorch's tracer raises what the network's code does
         msg = f"it cannot be converted to OpenVINO ({' '.join(str(error).split())[:160]})"
         raise UnsupportedNetworkError(msg) from error
-    folder = staging_folder() if keep else None
-    staged = folder or Path(tempfile.mkdtemp(prefix="volseg-"))
-    try:
-        openvino.save_model(model, staged / NETWORK, compress_to_fp16=False)
-        _compare(staged / NETWORK, window, expected)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-    if folder is None:
-        return staged / NETWORK
-    return write_entry(entry_for(facts), facts, staged) / NETWORK
+
+    def write(folder: Path) -> None:
+        openvino.save_model(model, folder / NETWORK, compress_to_fp16=False)
+        check_scores(_scores(folder / NETWORK, window), expected, "OpenVINO")
+
+    return keep_converted(facts, write, keep=keep) / NETWORK
 
 
 def _traced(network: torch.nn.Module, window: npt.NDArray[np.float32]) -> tuple[Any, npt.NDArray[np.float32], Any]:
@@ -118,15 +86,11 @@ def _traced(network: torch.nn.Module, window: npt.NDArray[np.float32]) -> tuple[
     return front.convert(front.load(decoder)), scores.numpy().copy(), decoder
 
 
-def _compare(model: Path, window: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
-    """Refuse a converted network whose scores are not PyTorch's."""
+def _scores(model: Path, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     import openvino
 
     core = openvino.Core()
     read = core.read_model(model)
     read.reshape({read.input(0): list(window.shape)})
-    found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([window])[0]
-    largest = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
-    if not largest <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        msg = f"converted to OpenVINO it gives other scores than PyTorch (by {largest:.2g})"
-        raise UnsupportedNetworkError(msg)
+    scores: npt.NDArray[np.float32] = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([window])[0]
+    return scores

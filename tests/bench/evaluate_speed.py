@@ -19,9 +19,9 @@ import numpy as np
 
 SPACING = (0.8, 0.8, 1.5)
 
-ORGANS = {1: ("liver", (0.35, 0.45, 0.5), (105, 80, 90)), 2: ("spleen", (0.75, 0.5, 0.55), (40, 30, 50)), 3: ("right kidney", (0.35, 0.65, 0.3), (30, 30, 55))}
+ORGANS = {1: ("liver", (0.35, 0.45, 0.5), (85, 65, 75)), 2: ("spleen", (0.75, 0.5, 0.55), (38, 28, 45)), 3: ("right kidney", (0.35, 0.65, 0.3), (30, 30, 55))}
 ORGANS |= {4: ("left kidney", (0.65, 0.65, 0.3), (30, 30, 55)), 5: ("tumour", (0.33, 0.42, 0.55), (18, 16, 20))}
-"""Names, centres (shares of the volume) and half axes (mm); 1.5-2 l of liver, 0.2 l of the others and 24 ml of tumour."""
+"""Names, centres (shares of the volume) and half axes (mm); 1.7 l of liver, 0.2 l of spleen and of each kidney, 24 ml of tumour."""
 
 
 def make_labels(shape: tuple[int, ...], seed: int, moved: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from volseg.evaluation import SurfaceAgreement, compare_surfaces
+from volseg.evaluation.metrics import nearest
 from volseg.evaluation.metrics.cells import cell_areas
 from volseg.evaluation.metrics.surfaces import _cell_codes
 
@@ -169,6 +170,33 @@ def test_a_grid_along_other_axes_measures_true_millimetres() -> None:
     points = [np.argwhere((_cell_codes(mask) > 0) & (_cell_codes(mask) < 255)) @ axes.T for mask in (one, other)]
     matrix = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
     assert compare_surfaces(one, other, axes, 1.0).hd_mm == pytest.approx(max(matrix.min(axis=0).max(), matrix.min(axis=1).max()))
+
+
+@settings(max_examples=30)
+@given(npst.arrays(np.bool_, (7, 6, 5)), npst.arrays(np.bool_, (7, 6, 5)), st.sampled_from([(1.0, 1.0, 1.0), SPACING]))
+def test_the_map_and_the_tree_give_the_same_distances(one: np.ndarray, other: np.ndarray, spacing: tuple[float, ...]) -> None:
+    cells, others = np.flatnonzero(one & ~other), np.flatnonzero(other)
+    if len(cells) == 0 or len(others) == 0:
+        return
+    positions = [np.argwhere(mask) * spacing for mask in (one & ~other, other)]
+    expected = np.linalg.norm(positions[0][:, None] - positions[1][None], axis=-1).min(axis=1)
+    np.testing.assert_allclose(nearest._from_map(cells, others, one.shape, np.diag(spacing)), expected, atol=1e-4)
+    np.testing.assert_allclose(nearest.nearest_distances(cells, others, one.shape, np.diag(spacing), 1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("apart", "sheared", "by_map"), [(0, False, False), (24, False, True), (24, True, False)])
+def test_the_map_is_taken_far_away_on_upright_grids_only(apart: int, sheared: bool, by_map: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plane against one 24 voxels away is asked of the map; in a sheared grid it stays with the tree, and so does a near one in a long box."""
+    asked = []
+    original = nearest._from_map
+    monkeypatch.setattr(nearest, "_from_map", lambda *arguments: asked.append(True) or original(*arguments))
+    axes = np.array([[1.0, 0.2, 0], [0, 1, 0], [0, 0, 1]]) if sheared else UNIT
+    shape = (30 if apart else 200, 40, 40)
+    one, other = np.zeros(shape, bool), np.zeros(shape, bool)
+    one[1], other[1 + max(apart, 1)] = True, True
+    found = compare_surfaces(one, other, axes, 2.0)
+    assert bool(asked) is by_map
+    assert found.hd_mm == pytest.approx(max(apart, 1), rel=0.03)
 
 
 def test_empty_masks() -> None:

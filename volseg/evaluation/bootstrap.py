@@ -17,6 +17,9 @@ RESAMPLES = 5000
 SEED = 20_000
 """Fixed, so that the same scores give the same interval."""
 
+ROUNDING = 1e-12
+"""Values that differ by no more than this share of their mean are the same but for rounding."""
+
 DRAWN_AT_ONCE = 1 << 21
 """Values drawn at a time: 16 MiB of indices, however many cases there are."""
 
@@ -43,7 +46,9 @@ def mean_interval(values: FloatArray) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     mean = float(values.mean())
-    if np.ptp(values) == 0:
+    influence = values - mean
+    largest = float(np.abs(influence).max())
+    if largest <= ROUNDING * abs(mean):
         return mean, mean
     means = _resampled_means(values)
     normal = NormalDist()
@@ -51,7 +56,7 @@ def mean_interval(values: FloatArray) -> tuple[float, float] | None:
     below = float(((means < mean).mean() + (means <= mean).mean()) / 2)
     bias = normal.inv_cdf(min(max(below, 0.5 / RESAMPLES), 1 - 0.5 / RESAMPLES))
     # Of a mean, leaving out one case moves it in proportion to that case's distance from it.
-    influence = values - mean
+    influence /= largest
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
     ends = []
     for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):

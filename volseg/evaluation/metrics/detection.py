@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.evaluation.components import number_pieces
+from volseg.io.tally import count_values
 
 Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
@@ -83,19 +84,13 @@ def match_lesions(prediction: Mask, reference: Mask, least_iou: float) -> Detect
     """
     ours, count = number_pieces(prediction, CONNECTIVITY)
     theirs, other_count = number_pieces(reference, CONNECTIVITY)
-    sizes, other_sizes = _sizes(ours, count), _sizes(theirs, other_count)
+    sizes, other_sizes = count_values(ours), count_values(theirs)
     pairs, common = _common_voxels(ours, theirs, count, other_count)
     one, other = np.divmod(pairs, other_count + 1)
     iou = common / (sizes[one] + other_sizes[other] - common)
     found = _count_matches(one, other, iou, least_iou)
     alone, other_alone = (np.setdiff1d(np.arange(1, n + 1), touched) for n, touched in ((count, one), (other_count, other)))
     return Detection(found, count - found, other_count - found, int(sizes[alone].sum()), int(other_sizes[other_alone].sum()))
-
-
-def _sizes(pieces: npt.NDArray[np.integer], count: int) -> Counts:
-    import cc3d
-
-    return np.asarray(cc3d.statistics(pieces)["voxel_counts"] if count else [0], dtype=np.int64)
 
 
 def _common_voxels(ours: npt.NDArray[np.integer], theirs: npt.NDArray[np.integer], count: int, other_count: int) -> tuple[Counts, Counts]:

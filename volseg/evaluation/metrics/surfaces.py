@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.evaluation.metrics.cells import cell_areas
+from volseg.evaluation.metrics.nearest import Cells, nearest_distances
 
 FloatArray = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -28,8 +29,8 @@ Mask = npt.NDArray[np.bool_]
 ROBUST = 0.95
 """Share of the surface that lies within HD95."""
 
-ROUNDING_MM = 1e-6
-"""Distances that are the tolerance but for the rounding of the spacing (0.7 + 0.7 + 0.6 mm against 2 mm) are within it."""
+ROUNDING_MM = 1e-4
+"""Distances that are the tolerance but for rounding (of the spacing: 0.7 + 0.7 + 0.6 mm against 2 mm; of single precision) are within it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ class SurfaceAgreement:
 
 @dataclass(frozen=True)
 class _Surface:
-    """Cells of the surface: their places in the flattened array, positions (mm) and areas (mm^2)."""
+    """Cells of the surface: their places in the flattened array of cells, and their areas (mm^2)."""
 
-    inside: npt.NDArray[np.intp]
-    points: FloatArray
+    cells: Cells
     areas: FloatArray
 
 
@@ -80,9 +80,9 @@ def compare_surfaces(prediction: Mask, reference: Mask, axes_mm: FloatArray, tol
     if not (prediction.any() and reference.any()):
         return SurfaceAgreement(nsd=0.0 if prediction.any() or reference.any() else None)
     areas = cell_areas(axes_mm)
-    codes = [_cell_codes(mask) for mask in (prediction, reference)]
-    ours, theirs = (_surface(code, axes_mm, areas) for code in codes)
-    there, back = _distances(ours, theirs, codes[1], threads), _distances(theirs, ours, codes[0], threads)
+    shape = tuple(size + 1 for size in prediction.shape)
+    ours, theirs = (_surface(mask, areas) for mask in (prediction, reference))
+    there, back = (_distances(one, other, shape, axes_mm, threads) for one, other in ((ours, theirs), (theirs, ours)))
     weights, every = np.concatenate([ours.areas, theirs.areas]), np.concatenate([there, back])
     return SurfaceAgreement(
         hd_mm=float(every.max()),
@@ -101,28 +101,19 @@ def _cell_codes(mask: Mask) -> npt.NDArray[np.uint8]:
     return codes
 
 
-def _is_surface(codes: npt.NDArray[np.uint8]) -> Mask:
+def _surface(mask: Mask, areas: FloatArray) -> _Surface:
+    codes = _cell_codes(mask).ravel()
     # 0 wraps round to 255, so one comparison leaves out both 0 and 255.
-    inside: Mask = (codes - np.uint8(1)) < 254
-    return inside
+    cells = np.flatnonzero((codes - np.uint8(1)) < 254)
+    return _Surface(cells, areas[codes[cells]])
 
 
-def _surface(codes: npt.NDArray[np.uint8], axes_mm: FloatArray, areas: FloatArray) -> _Surface:
-    inside = np.flatnonzero(_is_surface(codes))
-    index = np.stack(np.unravel_index(inside, codes.shape), axis=1)
-    return _Surface(inside, index @ axes_mm.T, areas[codes.ravel()[inside]])
-
-
-def _distances(surface: _Surface, other: _Surface, other_codes: npt.NDArray[np.uint8], threads: int) -> FloatArray:
+def _distances(surface: _Surface, other: _Surface, shape: tuple[int, ...], axes_mm: FloatArray, threads: int) -> FloatArray:
     """Distance (mm) of each point to the nearest one of the other surface; where they run through the same cell it is 0 and needs no search."""
-    from scipy.spatial import cKDTree
-
-    distances = np.zeros(len(surface.inside))
-    apart = ~_is_surface(other_codes.ravel()[surface.inside])
+    distances = np.zeros(len(surface.cells))
+    apart = ~np.isin(surface.cells, other.cells, assume_unique=True, kind="sort")
     if apart.any():
-        # Neither balancing nor shrinking its boxes pays for a tree that is asked once.
-        tree = cKDTree(other.points, compact_nodes=False, balanced_tree=False)
-        distances[apart] = tree.query(surface.points[apart], workers=threads)[0]
+        distances[apart] = nearest_distances(surface.cells[apart], other.cells, shape, axes_mm, threads)
     return distances
 
 

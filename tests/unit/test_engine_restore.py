@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from monai.transforms import AsDiscrete
 from monai.transforms import Spacing as MonaiSpacing
 
 from volseg.geometry import Grid
@@ -175,3 +176,11 @@ def test_one_slice(step):
     scores = np.random.default_rng(0).normal(size=(3, 6, 7, 1)).astype(np.float32)
     axes = axes_of((6, 7, 1), (1.0, 1.0, step))
     assert (restored(scores, axes, 2, Decision(), []) == scores.argmax(axis=0)).all()
+
+
+def test_a_probability_of_just_the_threshold_is_the_label_as_in_monai():
+    scores = np.array([-1e-3, 0.0, 1e-3], dtype=np.float32).reshape(1, 1, 1, 3)
+    expected = AsDiscrete(threshold=0.5)(torch.sigmoid(torch.from_numpy(scores))).numpy()[0]
+    assert np.array_equal(decide(scores, Decision("sigmoid", 0.5)), expected)
+    label = restored(scores, axes_of((1, 1, 3), (1.0, 1.0, 1.0)), 0, Decision("sigmoid", 0.5), [1])
+    assert np.array_equal(label, expected)

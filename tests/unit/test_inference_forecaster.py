@@ -138,3 +138,8 @@ def test_stock_monai_needs_what_was_measured_of_it(shape, classes, measured):
 def test_stock_monai_is_refused_under_a_limit():
     with pytest.raises(InputError, match=r"scan: --max-memory 4.0 GB is too little: .*scores of all classes"):
         forecast_stock(Grid((512, 512, 99), np.eye(4)), "scan", classes=25, limit=4 * 10**9)
+
+
+def test_stock_monai_holds_every_channel():
+    one, four = (forecast_stock(Grid((64, 64, 64), np.eye(4)), "scan", classes=2, channels=channels) for channels in (1, 4))
+    assert four.memory_bytes["image and sampling grid"] - one.memory_bytes["image and sampling grid"] == 3 * 4 * 64**3

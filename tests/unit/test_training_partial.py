@@ -148,3 +148,31 @@ def test_validation_counts_what_is_known_only():
     found, truth = done["pred"][1], done["label"][1]
     assert (int(found.sum()), int(truth.sum()), int((found * truth).sum())) == (2 * 12, 2 * 12, 12)
     assert int(done["pred"][2].sum()) == int(done["label"][2].sum()) == 0
+
+
+@pytest.mark.parametrize(
+    ("crop", "sets", "ratios"),
+    [
+        ({"_target_": "RandCropByPosNegLabeld", "pos": 2, "neg": 1}, {255: (0, 1, 2)}, [1, 1.0, 1.0]),
+        ({"_target_": "RandCropByPosNegLabeld", "pos": 2, "neg": 1}, {3: (0, 1, 2), 4: (0, 2)}, [1, 1.0, 1.0, 0, 1]),
+        ({"_target_": "monai.transforms.RandCropByLabelClassesd", "ratios": [0.4, 0.3, 0.3], "num_classes": 3}, {3: (0, 2)}, [0.4, 0.3, 0.3, 0.4]),
+    ],
+)
+def test_patches_are_centred_on_what_is_known(crop, sets, ratios):
+    """Ignored voxels are drawn by no crop, voxels that may be background as background."""
+    from monai.bundle import ConfigParser
+
+    common = {"keys": ["image", "label"], "label_key": "label", "spatial_size": [2, 2, 2]}
+    config = ConfigParser({"loss": {"_target_": "DiceCELoss", "softmax": True, "to_onehot_y": True}, "crop": crop | common})
+    use_codes(config, LabelCodes(3, sets), "train.json")
+    assert config.get("crop")["ratios"] == ratios
+    cropper = config.get_parsed_content("crop")
+    cropper.set_random_state(0)
+    label = torch.full((1, 9, 4, 4), next(iter(sets)))
+    label[:, :2] = 1
+    drawn = [cropper({"image": label.float(), "label": label})[0]["label"] for _ in range(40)]
+    if 255 in sets or 4 in sets:
+        # Nothing but the first rows is known, so every patch touches them.
+        assert all(bool((patch == 1).any()) for patch in drawn)
+    else:
+        assert 0 < sum(bool((patch == 1).any()) for patch in drawn) < 40

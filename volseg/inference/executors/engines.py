@@ -69,7 +69,8 @@ class ConvertedEngine(Protocol):
 class OpenVINO:
     """OpenVINO on CPUs."""
 
-    name, title, packages, file = "openvino", "OpenVINO", ("openvino",), openvino_executor.NETWORK
+    name, title, file = "openvino", "OpenVINO", openvino_executor.NETWORK
+    packages: tuple[str, ...] = ("openvino",)
 
     def why_not(self, device: str) -> str:
         """See :class:`ConvertedEngine`."""
@@ -94,9 +95,8 @@ class OpenVINO:
 class OnnxRuntime:
     """ONNX Runtime on CPUs and NVIDIA GPUs."""
 
-    name, title, provider = "onnxruntime", "ONNX Runtime", CUDA
-    packages = ("onnxruntime", "onnxruntime-gpu", "onnxscript", "onnx")
-    file = onnx_executor.NETWORK
+    name, title, file, provider = "onnxruntime", "ONNX Runtime", onnx_executor.NETWORK, CUDA
+    packages: tuple[str, ...] = ("onnxruntime", "onnxruntime-gpu", "onnxscript", "onnx")
 
     def why_not(self, device: str) -> str:
         """See :class:`ConvertedEngine`."""

@@ -54,7 +54,7 @@ class OnnxExecutor:
     """
 
     def __init__(self, model: Path, engine: str, providers: Sequence[Provider], precision: str, batch: int, threads: int) -> None:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
 
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-Run = Callable[[Any], Any]
+Run = Callable[["torch.Tensor"], "torch.Tensor"]
 """Windows on the device in, float32 scores on the device out."""
 
-Recorder = Callable[[Run, Any], Run]
+Recorder = Callable[[Run, "torch.Tensor"], Run]
 """Takes a run and windows, gives its replay; raises RuntimeError where it cannot be recorded."""
 
 RECORD_AFTER = 3
@@ -100,7 +100,7 @@ def record_cuda_graph(run: Run, windows: torch.Tensor) -> Run:
         # What the plain runs left in torch's pool is of no use to the recording, which has a pool of its own.
         torch.cuda.empty_cache()
         given = windows.clone()
-        side = torch.cuda.Stream(windows.device)
+        side = torch.cuda.Stream(windows.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):

@@ -243,10 +243,10 @@ def _quantise(model: Path, windows: Sequence[Floats], path: Path) -> None:
     import logging
 
     with without_telemetry():
-        import nncf
+        import nncf  # type: ignore[import-untyped]
         import openvino
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix  # type: ignore[import-untyped]
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # type: ignore[import-untyped]
 
     nncf.set_log_level(logging.ERROR)
     read = openvino.Core().read_model(model)

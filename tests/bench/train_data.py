@@ -9,6 +9,7 @@ optimiser steps a second and the share of them spent waiting for data.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -50,7 +51,7 @@ class Way:
     """
 
     def __init__(self, name: str, config: dict[str, Any], found: Preprocessed, workers: int, device: torch.device) -> None:
-        parser = ConfigParser(config)
+        parser = ConfigParser(copy.deepcopy(config))
         if name != "stock":
             if name == "batches" and not runs_on_batches(parser):
                 raise SystemExit("the bundle's random transforms do not run on batches")

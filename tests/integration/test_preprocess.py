@@ -112,15 +112,6 @@ def test_one_case_twice_is_made_once(made, bundle, dataset, tmp_path):
     assert (found.made, len(found.cases)) == (1, 2)
 
 
-def test_processes_make_the_same_files(made, bundle, dataset, tmp_path):
-    found = preprocess(read_datalist(dataset).cases, chain_of(bundle), read_bundle(bundle), cache=tmp_path, workers=2)
-    assert [case.folder.name for case in found.cases] == [case.folder.name for case in made.cases]
-    for ours, theirs in zip(found.cases, made.cases, strict=True):
-        for file in ("label.b2nd", "locations.npy"):
-            assert (ours.folder / file).read_bytes() == (theirs.folder / file).read_bytes()
-        np.testing.assert_array_equal(ours.read("image"), theirs.read("image"))
-
-
 def broken(dataset: Path, folder: Path) -> Path:
     """The dataset with an image that is none."""
     shutil.copytree(dataset, folder)
@@ -129,14 +120,19 @@ def broken(dataset: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_case_that_fails_is_named_and_the_others_are_kept(workers, bundle, dataset, tmp_path):
+def test_a_case_that_fails_is_named_and_the_others_are_kept(workers, made, bundle, dataset, tmp_path):
+    """In this process or in others, which make the same files."""
     data = broken(dataset, tmp_path / "data")
     with pytest.raises(DatasetError, match=r"case case1: the transforms of `train#deterministic_transforms` fail on .*case1\.nii\.gz") as caught:
         preprocess(read_datalist(data).cases, chain_of(bundle), read_bundle(bundle), cache=tmp_path / "cache", workers=workers)
     assert "\n" not in str(caught.value)
     (folder,) = (tmp_path / "cache").iterdir()
-    assert sorted(case.name for case in open_cache(folder).values()) == ["case0", "case2"]
     assert not list(folder.glob(".new*"))
+    kept = {case.name: case for case in open_cache(folder).values()}
+    assert sorted(kept) == ["case0", "case2"]
+    for theirs in made.cases[::2]:
+        np.testing.assert_array_equal(kept[theirs.name].read("image"), theirs.read("image"))
+        np.testing.assert_array_equal(kept[theirs.name].read("label"), theirs.read("label"))
 
 
 def test_a_process_that_dies_is_told_of(bundle, dataset, tmp_path):
@@ -157,8 +153,11 @@ def test_transforms_that_cannot_be_built(bundle, dataset, tmp_path):
         preprocess(read_datalist(dataset).cases, chain_of(own), read_bundle(own), cache=tmp_path / "cache", workers=1)
 
 
-def test_long_work_goes_on_in_processes_of_its_own(bundle, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(preprocessing, "ALONE_S", 0.0)
+@pytest.mark.parametrize(("worth_s", "expected"), [(0.0, [CASES - 1]), (1e9, [])])
+def test_long_work_goes_on_in_processes_of_its_own(worth_s, expected, bundle, dataset, tmp_path, monkeypatch):
+    """The first case, the largest, is made here: it tells how much memory and time each case needs."""
+    monkeypatch.setattr(preprocessing, "TRIED", 1)
+    monkeypatch.setattr(preprocessing, "WORTH_S", worth_s)
     elsewhere: list[int] = []
 
     def record(jobs, chain, count, teller):
@@ -168,8 +167,7 @@ def test_long_work_goes_on_in_processes_of_its_own(bundle, dataset, tmp_path, mo
     monkeypatch.setattr(preprocessing, "make_elsewhere", record)
     monkeypatch.setattr(preprocessing, "_affordable", lambda jobs: 2)
     assert preprocess(read_datalist(dataset).cases, chain_of(bundle), read_bundle(bundle), cache=tmp_path / "a").made == CASES
-    # The first case, the largest, is made here: it tells how much memory each process will need.
-    assert elsewhere == [CASES - 1]
+    assert elsewhere == expected
 
 
 def test_processes_are_as_many_as_memory_allows(monkeypatch):

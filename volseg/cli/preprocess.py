@@ -14,7 +14,8 @@ from volseg.cli.options import Console, json_option, verbosity_options
 from volseg.errors import BundleError
 
 if TYPE_CHECKING:
-    from volseg.training.preprocess import Preprocessed, Progress
+    from volseg.training.case_processes import Progress
+    from volseg.training.preprocess import Preprocessed
 
 
 @click.command()

@@ -19,8 +19,11 @@ from volseg.training.case_maker import CaseMaker, Job
 from volseg.training.case_processes import Progress, Teller, make_elsewhere
 from volseg.training.chain import PACKAGES_THAT_MATTER, Chain
 
-ALONE_S = 10.0
-"""Cases are made in this process for so long before others are started, each of which first imports PyTorch and MONAI for about that time."""
+WORTH_S = 30.0
+"""Other processes are started when the cases left would take this one longer: each first imports PyTorch and MONAI, for about 10 s."""
+
+TRIED = 3
+"""So many cases are made in this process before that is judged; the first of them also imports what the transforms need."""
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that processes may take together."""
@@ -84,8 +87,8 @@ def preprocess(
     sources : sequence of Case, optional
         What the cases were converted from, where they were: the identity of an entry is that of the files the user has.
     workers : int, optional
-        Processes. When omitted, cases are made in this process for :data:`ALONE_S` seconds, and by as many processes as there are processors (and memory for the largest
-        case in each) where that is not enough.
+        Processes. When omitted, cases are made in this process, unless after :data:`TRIED` of them those left would take it longer than :data:`WORTH_S`: then by as many
+        processes as there are processors (and memory for the largest case in each).
     progress : callable, optional
         Told of every case that is finished.
 
@@ -144,7 +147,7 @@ def _bytes(case: Case) -> int:
 def _make(jobs: Sequence[Job], chain: Chain, workers: int | None, teller: Teller) -> None:
     left = list(jobs)
     if workers is None or workers < 2:
-        left = _make_here(left, chain, float("inf") if workers else ALONE_S, teller)
+        left = _make_here(left, chain, float("inf") if workers else WORTH_S, teller)
     if left:
         count = workers or _affordable(len(left))
         if count < 2:
@@ -154,15 +157,15 @@ def _make(jobs: Sequence[Job], chain: Chain, workers: int | None, teller: Teller
     teller.raise_problems()
 
 
-def _make_here(jobs: Sequence[Job], chain: Chain, seconds: float, teller: Teller) -> list[Job]:
-    """Make cases in this process for some time; returns those that are left."""
+def _make_here(jobs: Sequence[Job], chain: Chain, worth_s: float, teller: Teller) -> list[Job]:
+    """Make cases in this process, as long as the rest would not take longer than ``worth_s``; returns those that are left."""
     from volseg.inference.quiet import quiet_libraries
 
-    began = time.perf_counter()
     with quiet_libraries():
         maker = CaseMaker(chain)
+        began = time.perf_counter()
         for number, job in enumerate(jobs):
-            if number and time.perf_counter() - began > seconds:
+            if number >= TRIED and (time.perf_counter() - began) / number * (len(jobs) - number) > worth_s:
                 return list(jobs[number:])
             problem = None
             try:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from volseg.bundle import Bundle
 from volseg.errors import BundleError
+from volseg.training.case_processes import Progress
 from volseg.training.chain import RANDOM, Chain, read_chain
 from volseg.training.options import Options
-from volseg.training.preprocess import Preprocessed, Progress, preprocess
+from volseg.training.preprocess import Preprocessed, preprocess
 from volseg.training.progress import Reporter
 from volseg.training.sources import Sources
 

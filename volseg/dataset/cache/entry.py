@@ -87,7 +87,7 @@ class CachedCase:
         DatasetError
             When the file is gone or damaged.
         """
-        import blosc2
+        import blosc2  # type: ignore[import-untyped]
 
         path = self.folder / f"{key}.b2nd"
         try:

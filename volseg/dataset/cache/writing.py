@@ -172,7 +172,7 @@ def _locate(label: npt.NDArray[Any], seed: int) -> tuple[npt.NDArray[Any], dict[
 
 
 def _compress(array: npt.NDArray[Any]) -> bytes:
-    import blosc2
+    import blosc2  # type: ignore[import-untyped]
 
     chunks = (1, *(min(n, CHUNK_EDGE) for n in array.shape[1:]))
     blocks = (1, *(min(n, BLOCK_EDGE) for n in array.shape[1:]))

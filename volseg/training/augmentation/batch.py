@@ -10,7 +10,7 @@ from monai.engines.utils import default_prepare_batch
 from monai.transforms import Compose
 from torch import Tensor
 
-from volseg.training.augmentation.intensity import STEPS
+from volseg.training.augmentation.intensity import STEPS, ImageStep
 from volseg.training.augmentation.spatial import Affine, Flip
 from volseg.training.augmentation.step import Step
 
@@ -57,9 +57,10 @@ class AugmentedBatch:
 
 def recognise(transforms: Sequence[Any]) -> list[Step] | None:
     """Steps for batches that do what stock transforms do, or None where one of these is not known."""
+    kinds: tuple[type[Affine] | type[Flip] | type[ImageStep], ...] = (Affine, Flip, *STEPS)
     steps: list[Step] = []
     for transform in transforms:
-        kind = next((kind for kind in (Affine, Flip, *STEPS) if kind.knows(transform)), None)
+        kind = next((kind for kind in kinds if kind.knows(transform)), None)
         if kind is None:
             return None
         steps.append(kind(transform))

@@ -155,8 +155,9 @@ class Noise(ImageStep):
     def _change(self, image: Tensor, parameters: list[tuple[float, int]]) -> Tensor:
         source = self._transform.rand_gaussian_noise
         generators = [torch.Generator(image.device).manual_seed(seed) for _, seed in parameters]
-        noise = torch.stack([torch.randn(image.shape[1:], generator=generator, device=image.device) for generator in generators])
-        return image + noise * _per_channel([deviation for deviation, _ in parameters], image) + source.mean
+        noise: Tensor = torch.stack([torch.randn(image.shape[1:], generator=generator, device=image.device) for generator in generators])
+        deviations = _per_channel([deviation for deviation, _ in parameters], image)
+        return image + noise * deviations + float(source.mean)
 
 
 class Smooth(ImageStep):
@@ -207,5 +208,5 @@ STEPS: tuple[type[ImageStep], ...] = (Scale, ScaleFixedMean, Shift, Gamma, Noise
 
 def _per_channel(values: Sequence[Any], image: Tensor) -> Tensor:
     """One number a patch, or one a patch and channel, to be broadcast over the image (B, C, x, y, z)."""
-    numbers = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    numbers: Tensor = torch.from_numpy(np.asarray(values, dtype=np.float32))
     return numbers.reshape(len(values), -1, 1, 1, 1).to(image.device)

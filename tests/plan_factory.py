@@ -28,7 +28,10 @@ def save(path: Path, array: np.ndarray, spacing: Sequence[float], origin: Sequen
 def write_boxes(
     folder: Path, n: int = 6, *, shape: Sequence[int] = (24, 20, 16), spacing: Sequence[float] = (1.0, 1.0, 2.0), channels: Sequence[str] = ("CT",), **content: Any
 ) -> Path:
-    """A Decathlon folder; in case ``c`` a box of 6 x 6 x 6 voxels from (4 + c, 4, 4) on is label 1 with values near 100 + c, the rest is near 0; further channels are ten times as large."""
+    """A Decathlon folder; in case ``c`` a box of 6 x 6 x 6 voxels from (4 + c, 4, 4) on is label 1 with values near 100 + c, the rest is near 0.
+
+    Further channels are ten times as large.
+    """
     rng = np.random.default_rng(0)
     items = []
     for case in range(n):

@@ -271,11 +271,11 @@ def test_what_is_only_odd_is_a_warning(tmp_path):
 
 def test_voxels_to_be_ignored_are_no_foreground(tmp_path):
     folder = write_boxes(tmp_path / "set", 2)
-    label = np.zeros((24, 20, 16), np.uint8)
-    label[4:10, 4:10, 4:10] = 1
-    label[15:, :, :] = 255
-    for path in (folder / "labelsTr").iterdir():
-        save(path, label, (1, 1, 2))
+    for case in range(2):
+        label = np.zeros((24, 20, 16), np.uint8)
+        label[4 + case : 10 + case, 4:10, 4:10] = 1
+        label[15:, :, :] = 255
+        save(folder / "labelsTr" / f"case_{case}.nii.gz", label, (1, 1, 2))
     edit(folder, ignore_label=255)
     found = take_fingerprint(folder)
     assert found.cases[0].labels.keys() == {1}

@@ -12,7 +12,7 @@ from volseg.planning.planner import Plan, make_plan
 from volseg.planning.rules.augmentation import plan_variation, sided_axes
 from volseg.planning.rules.budget import GB, PRESET_NAMES, Budget, cost_of, cpu_gflops
 from volseg.planning.rules.intensity import inside_nonzero, plan_channels
-from volseg.planning.rules.spacing import coarsen, median_shape, target_spacing
+from volseg.planning.rules.spacing import coarsen, median_shape, sees_enough, target_spacing
 from volseg.planning.rules.topology import Topology, feature_map_elements, filters_of, fit_topology, forward_flops, make_topology, parameter_count
 
 TWO_CPUS = cpu_gflops(2)
@@ -62,7 +62,7 @@ NNUNET_PLANS = [
     ((1.5, 1.5, 10), (250, 220, 13), 200, 12, (256, 224, 14), [B, B, A, B, B], 7),
     ((2, 2, 2), (90, 60, 150), 20, 8, (96, 64, 160), [A, A, A, A], 2),
 ]
-"""Spacing, median scan, cases and GB of memory, and what nnunetv2 2.8.1 planned for them (3d_fullres): patch, strides, batch. tests/conformance/test_plan_nnunet.py asks it again."""
+"""Spacing, median scan, cases and GB of memory, and what nnunetv2 2.8.1 plans for them (3d_fullres): patch, strides, batch; tests/conformance/test_plan_nnunet.py asks it anew."""
 
 
 @pytest.mark.parametrize(("spacing", "shape", "cases", "gigabytes", "patch", "strides", "batch"), NNUNET_PLANS)
@@ -81,6 +81,7 @@ def test_low_resolution_is_that_of_nnunet():
     assert list(found.topology.strides) == [(1, 1, 1), B, A, A, A, B]
 
 
+@pytest.mark.parametrize("patch", [(16, 24, 16), (32, 32, 8)])
 def test_operations_weights_and_feature_maps_are_those_of_the_network(patch):
     torch = pytest.importorskip("torch")
     from monai.networks.nets import DynUNet
@@ -135,7 +136,7 @@ def test_median_shape_follows_the_spacing():
 
 def test_coarsening_stops_when_the_patch_sees_enough():
     cube = Topology((32, 32, 32), ((1, 1, 1),), ((3, 3, 3),))
-    found = coarsen((1.0, 1.0, 1.0), (128.0, 128.0, 128.0), lambda spacing, shape: cube, 0.25, 1e9)
+    found = coarsen((1.0, 1.0, 1.0), (128.0, 128.0, 128.0), lambda spacing, shape: sees_enough(cube, spacing, shape, 0.25, 0), 1e9)
     sees = 32**3 / (128 / found[0]) ** 3
     assert sees >= 0.25
     # One step of 3 % less would not do.
@@ -145,7 +146,7 @@ def test_coarsening_stops_when_the_patch_sees_enough():
 
 def test_the_finest_axes_are_coarsened_first():
     cube = Topology((32, 32, 32), ((1, 1, 1),), ((3, 3, 3),))
-    found = coarsen((1.0, 1.0, 5.0), (128.0, 128.0, 30.0), lambda spacing, shape: cube, 0.25, 1e9)
+    found = coarsen((1.0, 1.0, 5.0), (128.0, 128.0, 30.0), lambda spacing, shape: sees_enough(cube, spacing, shape, 0.25, 0), 1e9)
     # 32^3 of 128 x 128 x 30 are a quarter at 1.94 mm in plane: within a factor of two of 5 mm is not reached, so z stays.
     assert found[2] == 5.0
     assert found[0] == found[1] == pytest.approx((0.25 * 128 * 128 * 30 / 32**3) ** 0.5, rel=0.03)
@@ -153,8 +154,25 @@ def test_the_finest_axes_are_coarsened_first():
 
 def test_coarsening_keeps_the_smallest_structures():
     cube = Topology((8, 8, 8), ((1, 1, 1),), ((3, 3, 3),))
-    found = coarsen((1.0, 1.0, 1.0), (128.0, 128.0, 128.0), lambda spacing, shape: cube, 0.25, 8.0)
+    found = coarsen((1.0, 1.0, 1.0), (128.0, 128.0, 128.0), lambda spacing, shape: sees_enough(cube, spacing, shape, 0.25, 0), 8.0)
     assert prod(found) <= 8.0 < prod(found) * 1.03**3
+
+
+def test_a_patch_is_as_long_as_asked_or_as_the_scan():
+    cube = Topology((32, 32, 32), ((1, 1, 1),), ((3, 3, 3),))
+    assert sees_enough(cube, (2, 2, 2), (40, 40, 40), 0.25, 64)
+    assert not sees_enough(cube, (2, 2, 2), (40, 40, 40), 0.25, 65)
+    # 30 voxels of 2 mm are all there is along z.
+    assert sees_enough(cube, (3, 3, 2), (30, 30, 30), 0.25, 90)
+
+
+def test_a_large_structure_makes_the_voxels_larger_on_a_cpu_only():
+    # A ball of 1767 ml is 150 mm across, so a patch must be 225 mm long (or as long as the scan is, 240 mm along z).
+    scan, voxel = (400, 400, 80), (1, 1, 3)
+    whole, part = planned(scan, voxel, piece_ml=1767.1), planned(scan, voxel, piece_ml=1.0)
+    assert min(edge * own for edge, own in zip(whole.patch, whole.spacing, strict=True)) >= 225
+    assert min(edge * own for edge, own in zip(part.patch, part.spacing, strict=True)) < 225
+    assert planned(scan, voxel, "cuda", "lowres", piece_ml=1767.1).spacing == planned(scan, voxel, "cuda", "lowres", piece_ml=100.0).spacing
 
 
 def test_presets_and_devices():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import ceil, prod
+from math import ceil, pi, prod
+from statistics import median
 from typing import Any
 
 from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.rules.augmentation import Variation, plan_variation
 from volseg.planning.rules.budget import CACHE_SHARE, GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, VALIDATION_SHARE, Budget, Cost, batch_size, cost_of
 from volseg.planning.rules.intensity import Channel, inside_nonzero, is_named, plan_channels
-from volseg.planning.rules.spacing import LOW_RESOLUTION_SHARE, SMALLEST_PIECE_VOXELS, Target, Triple, coarsen, median_shape, scaled_shape, target_spacing
+from volseg.planning.rules.spacing import LOW_RESOLUTION_SHARE, SMALLEST_PIECE_VOXELS, Target, Triple, coarsen, median_shape, scaled_shape, sees_enough, target_spacing
 from volseg.planning.rules.topology import Size, Topology, filters_of, first_topology, fit_topology
 
 EPOCH_SECONDS = 90.0
@@ -195,7 +196,8 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
     width = choose_width(target.spacing, whole, budget, sizes)
     spacing = target.spacing
     if budget.rules.share is not None:
-        spacing = coarsen(spacing, whole, lambda s, m: _fitted(s, m, width, budget, sizes), budget.rules.share, smallest_piece_mm3(fingerprint))
+        share, least = budget.rules.share, (budget.rules.context or 0.0) * largest_structure_mm(fingerprint)
+        spacing = coarsen(spacing, whole, lambda s, m: sees_enough(_fitted(s, m, width, budget, sizes), s, m, share, least), smallest_piece_mm3(fingerprint))
     shape = scaled_shape(whole, target.spacing, spacing)
     topology = _fitted(spacing, shape, width, budget, sizes)
     filters = _filters(topology, width, budget)
@@ -240,6 +242,12 @@ def smallest_piece_mm3(fingerprint: Fingerprint) -> float:
     """Largest voxel (mm^3) with which a typical piece of the smallest label keeps :data:`SMALLEST_PIECE_VOXELS` voxels."""
     pieces = [facts.component_ml[1] for facts in fingerprint.classes.values() if facts.cases]
     return min(pieces) * 1000 / SMALLEST_PIECE_VOXELS
+
+
+def largest_structure_mm(fingerprint: Fingerprint) -> float:
+    """Diameter of a ball (mm) of the volume that the largest piece of a label typically has, of the label where that is most."""
+    largest = [median(case.labels[value].component_ml[0] for case in fingerprint.cases if value in case.labels) for value, facts in fingerprint.classes.items() if facts.cases]
+    return 2 * (max(largest) * 1000 * 3 / (4 * pi)) ** (1 / 3)
 
 
 def _filters(topology: Topology, width: int, budget: Budget) -> tuple[int, ...]:

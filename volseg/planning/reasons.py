@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees
 
-from volseg.planning.planner import CPU_STEPS, EPOCH_SECONDS, Plan, make_plan, smallest_piece_mm3
+from volseg.planning.planner import CPU_STEPS, EPOCH_SECONDS, Plan, largest_structure_mm, make_plan, smallest_piece_mm3
 from volseg.planning.rules.augmentation import CROP_MARGIN, FEW_CASES
 from volseg.planning.rules.budget import DEFAULT_MEMORY_BYTES, GB, VALIDATION_SHARE, Budget
 from volseg.planning.rules.intensity import Channel
@@ -46,10 +46,12 @@ def _spatial(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
     if plan.spacing == target.spacing:
         why = f"median of {len(plan.fingerprint.cases)} cases along each axis{thick}"
     else:
+        length = (plan.budget.rules.context or 0.0) * largest_structure_mm(plan.fingerprint)
+        long = f" and is {length:.0f} mm long (1.5 times the largest structure)" if length else ""
         why = (
-            f"median {_sizes(target.spacing)}{thick}, made coarser in steps of 3 %, finest axes first, until a patch covers {plan.budget.rules.share:.0%} of the median scan "
-            f"(it covers {plan.coverage:.0%}); a typical piece of the smallest label keeps {SMALLEST_PIECE_VOXELS} voxels "
-            f"as long as one is below {smallest_piece_mm3(plan.fingerprint):.3g} mm3"
+            f"median {_sizes(target.spacing)}{thick}, made coarser in steps of 3 %, finest axes first, until a patch covers {plan.budget.rules.share:.0%} of the median scan"
+            f"{long}; it covers {plan.coverage:.0%}. A typical piece of the smallest label must keep {SMALLEST_PIECE_VOXELS} voxels: "
+            f"at most {smallest_piece_mm3(plan.fingerprint):.3g} mm3 each"
         )
     crop = "most of the scans is zero (less than 3/4 of the box is not)" if plan.nonzero else "zero is a value like any other, or there is little of it"
     return (

@@ -110,7 +110,8 @@ def sample_foreground(images: tuple[Volume, ...], label: Labels) -> Samples:
 
 def _values_at(image: Volume, reference: Volume, index: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
     if image.grid.isclose(reference.grid):
-        return np.asarray(image.array)[tuple(index)]
+        same: npt.NDArray[Any] = np.asarray(image.array)[tuple(index)]
+        return same
     from scipy.ndimage import map_coordinates
 
     there = image.grid.to_voxel(reference.grid.to_world(index.T)).T
@@ -182,7 +183,7 @@ def skipped_slices(mask: npt.NDArray[np.bool_]) -> int:
 
     A label that ends and begins again elsewhere is no gap; one that is there before and after at the same place was most likely forgotten in between.
     """
-    occupied = mask.any(axis=(1, 2))
+    occupied = np.asarray(mask.any(axis=(1, 2)))
     empty = np.flatnonzero(~occupied[1:-1]) + 1
     return sum(bool(occupied[k - 1] and occupied[k + 1] and (mask[k - 1] & mask[k + 1]).any()) for k in empty)
 

@@ -108,7 +108,7 @@ class ClassFacts:
     components : float
         Median number of connected pieces in those cases.
     component_ml : tuple of 3 float
-        Least, median and greatest volume of a piece (of the largest pieces of each case).
+        Least, median and greatest volume of a piece; specks (below a thousandth of the label in their case) do not count.
     voxel_share : float
         Its share of all voxels.
     """

@@ -25,6 +25,9 @@ from volseg.planning.fingerprint.stored import keep_examined, read_examined
 RARE_SHARE = 0.5
 """A label in fewer than this share of the cases is worth a warning: patches with it are rare, and a fold may have none."""
 
+SPECK_SHARE = 1e-3
+"""Pieces below this share of their label in their case are specks of the drawing, not structures."""
+
 Track = Callable[[Sequence[str]], Iterable[str]]
 """Passes the names of the cases on, one at a time, to show progress."""
 
@@ -134,7 +137,7 @@ def _class_facts(value: int, name: str, cases: Sequence[CaseFacts]) -> ClassFact
     found = [case.labels[value] for case in cases if value in case.labels]
     voxels = sum(case.labels[value].volume_ml * 1000 / float(np.prod(case.spacing_mm)) for case in cases if value in case.labels)
     share = voxels / sum(float(np.prod(case.shape)) for case in cases)
-    pieces = [volume for facts in found for volume in facts.component_ml]
+    pieces = [volume for facts in found for volume in facts.component_ml if volume >= SPECK_SHARE * facts.volume_ml]
     components = float(median(facts.components for facts in found)) if found else 0.0
     return ClassFacts(name, len(found), _spread([facts.volume_ml for facts in found]), components, _spread(pieces), share)
 

@@ -69,8 +69,8 @@ def median_shape(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[
     return _triple(np.median(np.array(resampled, dtype=float), axis=0))
 
 
-def coarsen(spacing: Triple, shape: Triple, patch_at: Callable[[Triple, Triple], Topology], share: float, most_voxel_mm3: float) -> Triple:
-    """Let the spacing grow until a patch covers enough of the median scan.
+def coarsen(spacing: Triple, shape: Triple, sees_enough: Callable[[Triple, Triple], bool], most_voxel_mm3: float) -> Triple:
+    """Let the spacing grow until a patch sees enough.
 
     The finest axes grow first, until all are within a factor of two of the coarsest; then all grow alike.
 
@@ -78,23 +78,37 @@ def coarsen(spacing: Triple, shape: Triple, patch_at: Callable[[Triple, Triple],
     ----------
     spacing, shape : tuple of 3 float
         Target spacing (mm) and median scan at it (voxels).
-    patch_at : callable
-        (spacing, shape) to the topology the budget allows.
-    share : float
-        Wanted share of the median scan's voxels in a patch.
+    sees_enough : callable
+        (spacing, median scan at it) to whether the patch that the budget allows there is large enough.
     most_voxel_mm3 : float
-        Largest voxel that keeps the smallest structures; the spacing stops growing there, or where the last step kept it.
+        Largest voxel that keeps the smallest structures; the spacing does not grow beyond it.
     """
     current = spacing
-    while True:
-        size = scaled_shape(shape, spacing, current)
-        if patch_at(current, size).voxels >= share * prod(size):
-            return current
+    while not sees_enough(current, scaled_shape(shape, spacing, current)):
         lagging = [axis for axis in range(3) if max(current) / current[axis] > EVEN] or [0, 1, 2]
         grown = _triple([value * STEP if axis in lagging else value for axis, value in enumerate(current)])
         if prod(grown) > most_voxel_mm3:
             return current
         current = grown
+    return current
+
+
+def sees_enough(topology: Topology, spacing: Triple, shape: Triple, share: float, least_mm: float) -> bool:
+    """Whether a patch covers enough of the median scan, and is long enough along every axis (or as long as the scan).
+
+    Parameters
+    ----------
+    topology : Topology
+        With the patch.
+    spacing, shape : tuple of 3 float
+        Of the patch (mm), and median scan at it (voxels).
+    share : float
+        Wanted share of the median scan's voxels.
+    least_mm : float
+        Wanted length; 0 for none.
+    """
+    long = all(edge * own >= min(least_mm, size * own) for edge, own, size in zip(topology.patch, spacing, shape, strict=True))
+    return long and topology.voxels >= share * prod(shape)
 
 
 def scaled_shape(shape: Triple, spacing: Triple, new: Triple) -> Triple:

@@ -91,7 +91,7 @@ def _overview_cells(metrics: Mapping[str, Distribution]) -> list[str]:
 
 def _mean(metric: Metric, spread: Distribution) -> str:
     interval = _interval(metric, spread.mean_low, spread.mean_high)
-    return shown(metric, spread.mean) + (f" ({interval})" if interval != NOTHING else "")
+    return shown(metric, spread.mean) + (f"\n{interval}" if interval != NOTHING else "")
 
 
 def _interval(metric: Metric, low: float | None, high: float | None) -> str:

@@ -1,8 +1,8 @@
 """The distance from each cell of one surface to the nearest cell of another.
 
-Two ways to the same numbers. A tree of the other surface's cells answers fast where the surfaces lie close, as they do when a segmentation is any good: about 1 us a cell. Far away
-it has to look at the many cells that are almost equally near, some tens of us a cell. There a distance map of the whole box (Maurer et al., 2003, in SimpleITK) is faster, whose
-time depends on the box only: about 40 ns a voxel. A few cells show how far apart the surfaces lie, and so which way is taken.
+Two ways to the same numbers. A tree of the other surface's cells answers fast where the surfaces lie close, as they do when a segmentation is any good: a few us a cell. Far away
+it may have to look at all of the other surface, since all of it is almost equally near (a small prediction inside a large reference). There a distance map of the whole box (Maurer
+et al., 2003, in SimpleITK) is faster, whose time depends on the box only: about 50 ns a voxel. A few cells show how far apart the surfaces lie, and so which way is taken.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ FloatArray = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.intp]
 
 SAMPLED = 256
-"""Cells that are asked first."""
+"""Cells that are asked first, for distances that may be up to twice too long."""
 
-TREE_NS, TREE_NS_PER_CELL, MAP_NS = 1000.0, 300.0, 40.0
-"""Time of one cell in the tree, and more for each cell of distance; time of one voxel in the map. Measured on a 2-core Xeon with 0.2 to 1.2 million cells 1 to 300 cells apart."""
+NEAR_CELLS = 10.0
+"""Up to this mean distance, in cells, the tree is fast."""
+
+NEAR_NS, FAR_NS_PER_OTHER, MAP_NS = 4000.0, 15.0, 50.0
+"""Time of one cell in the tree where the surfaces are near; at worst where they are far, for each cell of the other surface; of one voxel in the map. Measured on a 2-core Xeon."""
 
 ORTHOGONAL = 1e-6
 """Greatest cosine between two axes at which a map, which knows spacings only, is used; at 400 mm it stands for 0.0004 mm."""
@@ -46,9 +49,10 @@ def nearest_distances(cells: Cells, others: Cells, shape: tuple[int, ...], axes_
 
     # Neither balancing nor shrinking its boxes pays for a tree that is asked once.
     tree = cKDTree(_positions(others, shape, axes_mm), compact_nodes=False, balanced_tree=False)
-    sample = cells[:: max(1, len(cells) // SAMPLED)]
-    apart = float(tree.query(_positions(sample, shape, axes_mm), workers=threads)[0].mean()) / float(np.linalg.norm(axes_mm, axis=0).min())
-    by_tree, by_map = len(cells) * (TREE_NS + TREE_NS_PER_CELL * apart), float(np.prod(shape)) * MAP_NS
+    sample = _positions(cells[:: max(1, len(cells) // SAMPLED)], shape, axes_mm)
+    apart = float(tree.query(sample, eps=1.0)[0].mean()) / float(np.linalg.norm(axes_mm, axis=0).min())
+    by_tree = len(cells) * (NEAR_NS if apart <= NEAR_CELLS else FAR_NS_PER_OTHER * len(others))
+    by_map = float(np.prod(shape)) * MAP_NS
     if by_map < by_tree and _is_orthogonal(axes_mm):
         return _from_map(cells, others, shape, axes_mm)
     return np.asarray(tree.query(_positions(cells, shape, axes_mm), workers=threads)[0], dtype=np.float64)

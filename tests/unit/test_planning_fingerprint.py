@@ -267,6 +267,9 @@ def test_what_is_only_odd_is_a_warning(tmp_path):
         "label 2 (never) occurs in 0 of 10 cases",
     ):
         assert expected in warnings
+    # They go into documents of a bundle, which say nothing of where the data lay.
+    assert str(tmp_path) not in warnings
+    assert "imagesTr: 1 file" in warnings
 
 
 def test_voxels_to_be_ignored_are_no_foreground(tmp_path):

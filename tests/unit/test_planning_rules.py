@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import pi, prod
 
 import pytest
@@ -305,6 +306,14 @@ def test_a_set_without_modality_is_told_of():
     found = planned((40, 40, 40), (1, 1, 1), channels=("",))
     assert [channel.kind for channel in found.channels] == ["zscore"]
     assert any("modality" in warning for warning in found.warnings)
+
+
+def test_warnings_that_say_the_same_of_several_cases_are_one():
+    several = replace(fingerprint((40, 40, 40), (1, 1, 1)), warnings=("a.nii.gz: covers 98.4 % of it", "b2.nii.gz: covers 9 % of it", "c.nii.gz: is empty"))
+    assert make_plan(several, Budget("cpu", 8 * GB, "default", TWO_CPUS)).warnings == (
+        "a.nii.gz: covers 98.4 % of it (and 1 more like it, in fingerprint.json)",
+        "c.nii.gz: is empty",
+    )
 
 
 def test_scans_that_are_mostly_zero_are_cropped_and_normalised_inside():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, pi, prod
 from statistics import median
@@ -116,7 +117,7 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know before training."""
-        found = list(self.fingerprint.warnings)
+        found = _grouped(self.fingerprint.warnings)
         if not is_named(self.fingerprint):
             found.append('the dataset does not say what its images are, so they are normalised case by case as MR is; add "modality": {"0": "CT"} where they are CT')
         if self.budget.rules.share is not None and self.coverage < self.budget.rules.share:
@@ -244,10 +245,18 @@ def smallest_piece_mm3(fingerprint: Fingerprint) -> float:
     return min(pieces) * 1000 / SMALLEST_PIECE_VOXELS
 
 
+def _grouped(warnings: Sequence[str]) -> list[str]:
+    """Warnings that say the same of several cases, with other numbers, are one."""
+    groups: dict[str, list[str]] = {}
+    for text in warnings:
+        groups.setdefault(re.sub(r"\d[\d.]*", "#", text.partition(": ")[2] or text), []).append(text)
+    return [texts[0] + (f" (and {len(texts) - 1} more like it, in fingerprint.json)" if len(texts) > 1 else "") for texts in groups.values()]
+
+
 def largest_structure_mm(fingerprint: Fingerprint) -> float:
     """Diameter of a ball (mm) of the volume that the largest piece of a label typically has, of the label where that is most."""
     largest = [median(case.labels[value].component_ml[0] for case in fingerprint.cases if value in case.labels) for value, facts in fingerprint.classes.items() if facts.cases]
-    return 2 * (max(largest) * 1000 * 3 / (4 * pi)) ** (1 / 3)
+    return 2 * float((max(largest) * 1000 * 3 / (4 * pi)) ** (1 / 3))
 
 
 def _filters(topology: Topology, width: int, budget: Budget) -> tuple[int, ...]:

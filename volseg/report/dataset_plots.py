@@ -23,6 +23,9 @@ NAME_LENGTH = 18
 DECADES = 1.0
 """Values that span more than so many powers of ten are drawn on a logarithmic axis."""
 
+RANGE_DECADES = 2.0
+"""The same for ranges, which span more."""
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -84,7 +87,9 @@ def draw_ranges(title: str, cases: Sequence[tuple[str, float, float, float]]) ->
         Every name is escaped; hovering shows it with its values.
     """
     ordered = sorted(cases, key=lambda case: case[2])
-    axis = _Axis(*_widened(min(case[1] for case in ordered), max(case[3] for case in ordered)), False)
+    low, high = min(case[1] for case in ordered), max(case[3] for case in ordered)
+    wide = low > 0 and math.log10(high / low) > RANGE_DECADES
+    axis = _Axis(low, high, True) if wide else _Axis(*_widened(low, high), False)
     left, bottom = 64.0, TOP + RANGES_HEIGHT
     parts = [f'<svg class="plot" viewBox="0 0 {WIDTH:g} {bottom + TOP:g}" role="img" aria-label="{escape(title)}">']
     for value in axis.ticks():

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
+from os import sep
 from pathlib import Path
 from statistics import median
 
@@ -66,7 +67,15 @@ def take_fingerprint(dataset: str | Path, *, workers: int = 1, track: Track = it
         problems.append(f"{datalist.path}: every label map is empty; there is nothing to learn from")
     refuse(problems, len(datalist.cases))
     warnings = [*listing.warnings, *(() if any("(file)" in warning for warning in listing.warnings) else shared), *(text for one in examined for text in one.warnings)]
-    return combine(datalist, found, [one.samples for one in examined], warnings)
+    return combine(datalist, found, [one.samples for one in examined], [_without_folders(text, datalist.cases) for text in warnings])
+
+
+def _without_folders(text: str, cases: Sequence[Case]) -> str:
+    """A warning with the names of files alone: it goes into documents of a bundle, and where the data lay is nobody's business there."""
+    folders = {str(file.parent): file.parent for case in cases for file in (*case.images, case.label)}
+    for name in sorted(folders, key=len, reverse=True):
+        text = text.replace(f"{name}{sep}", "").replace(name, folders[name].name)
+    return text
 
 
 def _examine_all(cases: Sequence[Case], datalist: Datalist, workers: int, track: Track) -> Iterator[Examined]:

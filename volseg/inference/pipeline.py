@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 FILE_TRANSFORMS = frozenset({"LoadImage", "LoadImaged", "EnsureChannelFirst", "EnsureChannelFirstd", "SaveImage", "SaveImaged", "CopyItemsd"})
 """Transforms volseg takes out: it reads and writes the files itself, and hands over nothing but the image, channel first."""
 
+CHANGED_MEANWHILE = "changed size during iteration"
+"""What Python says when a dictionary grows under a loop over it."""
+
+MODULE_WALKS = 50
+"""A walk takes less than a millisecond, the imports beside it some hundred of them."""
+
 IMAGE, PREDICTION = "image", "pred"
 """Names of the network's input and output in every bundle (MONAI Label's contract)."""
 
@@ -171,10 +177,21 @@ def _part(parser: ConfigParser, bundle: Bundle, ids: tuple[str, ...]) -> Any:
         msg = f"{bundle.inference_config}: there is no `{ids[0]}` in it; a bundle needs one to segment"
         raise BundleError(msg)
     try:
-        return parser.get_parsed_content(name)
+        return _instantiated(parser, name)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         msg = f"{bundle.inference_config}: `{name}` cannot be built: {root_cause(error)}"
         raise BundleError(msg) from error
+
+
+def _instantiated(parser: ConfigParser, name: str) -> Any:
+    """MONAI walks ``sys.modules`` for its classes, which fails where another thread imports something (the writers' libraries come in beside the network): then it walks again."""
+    for _ in range(MODULE_WALKS - 1):
+        try:
+            return parser.get_parsed_content(name)
+        except RuntimeError as error:
+            if CHANGED_MEANWHILE not in root_cause(error):
+                raise
+    return parser.get_parsed_content(name)
 
 
 def _without_files(chain: Any) -> Any:

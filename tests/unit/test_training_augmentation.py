@@ -18,6 +18,7 @@ from monai.transforms import (
 )
 
 from volseg.training.augmentation import AugmentedBatch, recognise
+from volseg.training.randomness import SharedRandomness
 
 BOTH = ["image", "label"]
 SHAPE = (24, 20, 16)
@@ -60,7 +61,7 @@ def stock_batch(transforms: list, batch: dict[str, torch.Tensor]) -> tuple[torch
     compose = Compose(transforms)
     images, labels = [], []
     for image, label, seed in zip(batch["image"], batch["label"], batch["seed"].tolist(), strict=True):
-        compose.set_random_state(seed=seed)
+        SharedRandomness(transforms).seed(seed)
         item = compose({"image": image.clone(), "label": label.clone()})
         images.append(torch.as_tensor(item["image"]))
         labels.append(torch.as_tensor(item["label"]))

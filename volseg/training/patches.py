@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from volseg.dataset.cache import FOREGROUND, CachedCase, read_entry
 from volseg.errors import DatasetError
+from volseg.training.randomness import SharedRandomness
 
 Index = int | tuple[int, int]
 """Number of a case, or (seed, number of a case)."""
@@ -44,6 +45,7 @@ class CachedPatches(Dataset[Any]):
     def __init__(self, entries: Sequence[str | Path], transform: Compose, seeded: bool = False) -> None:
         self._cases = open_entries(entries)
         self._seeded = seeded
+        self._randomness = SharedRandomness(transform.transforms)
         self.transform = transform
 
     def __len__(self) -> int:
@@ -53,11 +55,11 @@ class CachedPatches(Dataset[Any]):
         """Draw from a case; with a seed, what is drawn follows from it and the case alone, whichever process draws it and whatever was drawn before."""
         if isinstance(index, tuple):
             seed, index = index
-            self.transform.set_random_state(seed=seed)
+            self._randomness.seed(seed)
         drawn = self._draw(self._cases[index])
         if self._seeded:
             for item in drawn if isinstance(drawn, list) else [drawn]:
-                item["seed"] = int(self.transform.R.randint(2**31 - 1))
+                item["seed"] = int(self.transform.transforms[0].R.randint(2**31 - 1))
         return drawn
 
     def _draw(self, case: CachedCase) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from monai.engines.utils import default_prepare_batch
-from monai.transforms import Compose
 from torch import Tensor
 
 from volseg.training.augmentation.intensity import STEPS, ImageStep
 from volseg.training.augmentation.spatial import Affine, Flip
 from volseg.training.augmentation.step import Step
+from volseg.training.randomness import SharedRandomness
 
 SEED = "seed"
 """Key of the number in each item of a batch from which everything follows that is done to it."""
@@ -38,7 +38,7 @@ class AugmentedBatch:
             msg = f"not all of these transforms run on batches: {[type(transform).__name__ for transform in transforms]}"
             raise ValueError(msg)
         self._steps = steps
-        self._states = Compose(list(transforms))
+        self._randomness = SharedRandomness(transforms)
 
     def __call__(self, batchdata: dict[str, Any], device: Any = None, non_blocking: bool = False, **options: Any) -> tuple[Tensor, Tensor]:
         """Image (B, C, x, y, z) and label (B, 1, x, y, z) of a batch; the signature is ignite's for ``prepare_batch``."""
@@ -50,7 +50,7 @@ class AugmentedBatch:
         return batch["image"], batch["label"]
 
     def _draw(self, seed: int, shape: torch.Size) -> list[Any]:
-        self._states.set_random_state(seed=seed)
+        self._randomness.seed(seed)
         patch = torch.zeros(1).expand(shape)
         return [step.draw(patch) for step in self._steps]
 

@@ -39,15 +39,19 @@ class Affine:
 
     def draw(self, patch: Tensor) -> Tensor | None:
         """Matrix (3, 4) from output to input, in voxels from the centre; None for the identity."""
-        transform = self._transform
+        transform, before = self._transform, patch.shape[1:]
+        size, matrix = self._size(before), None
         transform.randomize(None)
         transform.rand_affine.randomize()
-        if not transform._do_transform:
-            return None
-        grid = transform.rand_affine.rand_affine_grid
-        grid(self._size(patch.shape[1:]), lazy=True)
-        matrix: Tensor = torch.as_tensor(grid.get_transformation_matrix(), dtype=torch.float32)
-        return matrix[:3]
+        if transform._do_transform:
+            grid = transform.rand_affine.rand_affine_grid
+            grid(size, lazy=True)
+            matrix = torch.as_tensor(grid.get_transformation_matrix(), dtype=torch.float32)[:3]
+        if matrix is not None or size != tuple(before):
+            # Stock MONAI draws once more for each key and does not use it; so do we, for the transforms that come after to draw the same as theirs.
+            for _ in KEYS:
+                transform.rand_affine.randomize()
+        return matrix
 
     def apply(self, batch: Batch, drawn: list[Tensor | None]) -> Batch:
         """Sample the patches that are turned; of the others the middle is taken, or they are sampled too where the middle lies between voxels."""

@@ -13,7 +13,7 @@ from tests.unit.test_evaluation_scores import AFFINE, SHAPE, block, volume
 from volseg.evaluation import METRICS, Distribution, Evaluation, compare_evaluations, compare_volumes, summarise
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
-from volseg.report.evaluation import MAX_CASES, SecondModel, WorstCase, write_evaluation_report
+from volseg.report.evaluation import MAX_CASES, SecondModel, WorstCase, _ratio_limits, write_evaluation_report
 from volseg.report.evaluation_pictures import draw_disagreement, fits
 from volseg.report.plots import MAX_DOTS, PlotRow, draw_distributions, ticks
 
@@ -128,6 +128,12 @@ def test_of_very_many_values_some_dots_are_drawn_the_ends_among_them() -> None:
     dots = [dot.findtext("title") for dot in drawn([PlotRow("a", "#000000", values, Distribution.of(value for _, value in values))], (0, 1)).findall("circle")]
     assert len(dots) == MAX_DOTS
     assert (dots[0], dots[-1]) == ("0: 0", "27: 1")
+
+
+@pytest.mark.parametrize(("lowest", "start"), [(0.0, 0.0), (0.49, 0.0), (0.5, 0.5), (0.79, 0.5), (0.93, 0.8), (1.0, 0.8)])
+def test_the_axis_of_a_ratio_begins_where_the_values_do(lowest: float, start: float) -> None:
+    assert _ratio_limits([PlotRow("a", "#000000", [("x", lowest), ("y", 1.0)], Distribution.of([lowest, 1.0]))]) == (start, 1.0)
+    assert _ratio_limits([]) == (0.0, 1.0)
 
 
 def test_a_label_without_values_and_equal_values_are_drawn() -> None:

@@ -31,7 +31,7 @@ def measure_agreement(
 ) -> dict[int, Agreement]:
     """Measure every label found in either map.
 
-    Each label is measured in the box around it in both maps, so time and memory grow with the labels and not with the scan: about 12 bytes for each voxel of the largest box.
+    Each label is measured in the box around it in both maps, so time and memory grow with the labels and not with the scan: about 9 bytes for each voxel of the largest box.
 
     Parameters
     ----------

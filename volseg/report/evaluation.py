@@ -141,8 +141,14 @@ def _plots(evaluation: Evaluation, second: SecondModel | None) -> list[tuple[str
                 summary = next((each for each in scored.summary if each.label == label.label), None)
                 if summary is not None:
                     rows.append(PlotRow(name or label.name, label_colour(label.label), found, summary.metrics[metric.key], name is not None))
-        plots.append((metric.title, draw_distributions(f"{metric.title} of every case", rows, None if metric.unit else (0.0, 1.0))))
+        plots.append((metric.title, draw_distributions(f"{metric.title} of every case", rows, None if metric.unit else _ratio_limits(rows))))
     return plots
+
+
+def _ratio_limits(rows: Sequence[PlotRow]) -> tuple[float, float]:
+    """From 0 to 1, or from 0.5 or 0.8 where no value lies below: good models differ in what would be a hair's breadth of the whole axis."""
+    lowest = min((value for row in rows for _, value in row.values), default=0.0)
+    return max((start for start in (0.0, 0.5, 0.8) if start <= lowest), default=0.0), 1.0
 
 
 def _rows(evaluation: Evaluation) -> dict[int, list[tuple[str, dict[str, float | None]]]]:

@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("volseg.cli.plan:plan", "Measure a dataset and plan a bundle for it."),
     "train": ("volseg.cli.train:train", "Train a bundle on labelled scans."),
     "preprocess": ("volseg.cli.preprocess:preprocess", "Resample and normalise labelled scans once, for later trainings."),
-    "evaluate": ("volseg.cli.evaluate:evaluate", "Compare segmentations with references (Dice per label and case)."),
+    "evaluate": ("volseg.cli.evaluate:evaluate", "Compare segmentations with references, and two models with each other."),
     "dicom": ("volseg.cli.dicom:dicom", "List and convert DICOM series."),
     "sample": ("volseg.cli.sample:sample", "Write a synthetic CT or MRI with its ground truth."),
     "bundle": ("volseg.cli.bundle:bundle", "List, describe and check MONAI bundles."),

@@ -77,3 +77,25 @@ def test_only_the_first_speaks_and_writes(together):
 def test_weights_have_the_names_of_one_process(together):
     folder, _ = together
     assert not any(name.startswith("module.") for name in torch.load(folder / "run" / "model.pt", weights_only=True))
+
+
+TWICE = """
+import torch
+from volseg.training.distributed import agree, connect, in_turn, ranks
+
+place = ranks()
+for value in (3.0, 5.0):
+    connect(place, "cpu")
+    with in_turn(place):
+        pass
+    assert agree(value if place.is_first else -1.0, torch.device("cpu")) == value
+"""
+
+
+def test_one_connection_serves_several_trainings(tmp_path):
+    """A second connection would wait for ever for what the first one left behind."""
+    (tmp_path / "twice.py").write_text(TWICE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "twice.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -6,6 +6,7 @@ everywhere. An epoch shows as many patches as it does with one process, in so ma
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,11 +73,12 @@ def ranks() -> Ranks:
     return Ranks(int(os.environ.get("RANK", "0")), count, int(os.environ.get("LOCAL_RANK", "0"))) if count > 1 else ALONE
 
 
-@contextmanager
-def process_group(place: Ranks, device: str) -> Iterator[None]:
-    """Connect the processes while the block runs: NCCL between GPUs, gloo between CPUs; nothing to do for one process."""
+def connect(place: Ranks, device: str) -> None:
+    """Connect the processes, once and until this one ends: NCCL between GPUs, gloo between CPUs; nothing to do for one process.
+
+    The folds of a cross-validation share one connection: a second one would read what the first left in torchrun's store and wait for processes that are gone.
+    """
     if place.is_alone:
-        yield
         return
     import torch
     import torch.distributed as dist
@@ -84,11 +86,9 @@ def process_group(place: Ranks, device: str) -> Iterator[None]:
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(torch.device(device))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
 
 
 @contextmanager

@@ -147,10 +147,11 @@ class TrainingLoop:
 
     @property
     def _reserve_s(self) -> float:
-        """Seconds kept of a time limit for the last validation: as long as the one before took, but no more than validations may take."""
+        """Seconds kept of a time limit for the last validation: as long as the one before took, but no more than validations may take, which is kept until one has been timed."""
         if self._validator is None or not self._limits.seconds:
             return 0.0
-        return min(self._validator.last_seconds, TIME_SHARE * self._limits.seconds)
+        most = TIME_SHARE * self._limits.seconds
+        return most if self._validator.last_seconds is None else min(self._validator.last_seconds, most)
 
     def _start_epoch(self) -> None:
         epoch, place = self._trainer.state.epoch, self._settings.place
@@ -240,8 +241,9 @@ class TrainingLoop:
         if validator is None or not validator.is_due(epoch, is_last=is_last, spent_s=spent_s, elapsed_s=elapsed, limited=bool(self._limits.seconds)):
             return {}, False
         scores = validator.run(epoch, self._network if self._average is None else self._average.network)
-        validator.last_seconds = agree(scores.seconds, self._trainer.state.device)
-        self.position = replace(self.position, validation_s=spent_s + validator.last_seconds)
+        took = agree(scores.seconds, self._trainer.state.device)
+        validator.last_seconds = took
+        self.position = replace(self.position, validation_s=spent_s + took)
         best = self.position.best_metric
         if scores.key is None or (best is not None and scores.key <= best):
             return scores.metrics, False

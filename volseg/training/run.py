@@ -15,7 +15,7 @@ from volseg.io.text import write_json
 from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import RunConfig, prepare_config
-from volseg.training.distributed import in_turn, process_group, ranks, share_config
+from volseg.training.distributed import connect, in_turn, ranks, share_config
 from volseg.training.export import export_weights
 from volseg.training.options import Options, asked
 from volseg.training.partial import use_codes
@@ -143,11 +143,11 @@ def train(
     _check_run_dir(Path(run_dir), resume)
     ids = dict(settings or {})
     options = Options(fold, epochs, time_limit_s, patience, resume, place.device(device), precision, seed, ids, average, weights, tuple(freeze), compiled, place, cache)
-    with quiet_libraries(), process_group(place, "cpu" if place.is_alone else str(select_device(options.device))):
-        with in_turn(place):
-            folder, sources = _open(read, data, Path(run_dir), options, reporter)
-        with tracker:
-            result = _run(read, folder, sources, options, tracker, reporter)
+    connect(place, "cpu" if place.is_alone else str(select_device(options.device)))
+    with in_turn(place):
+        folder, sources = _open(read, data, Path(run_dir), options, reporter)
+    with quiet_libraries(), tracker:
+        result = _run(read, folder, sources, options, tracker, reporter)
     if into and place.is_first:
         reporter.message(f"weights written to {export_weights(result.weights, read)} in half precision")
     return result

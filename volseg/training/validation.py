@@ -51,7 +51,7 @@ class Validator:
 
     def __init__(self, evaluator: Evaluator, interval: int, class_names: Sequence[str] = ()) -> None:
         self._evaluator, self._interval, self._names = evaluator, max(1, interval), tuple(class_names)
-        self.last_seconds = 0.0
+        self.last_seconds: float | None = None
 
     def is_due(self, epoch: int, *, is_last: bool, spent_s: float, elapsed_s: float, limited: bool) -> bool:
         """Whether to validate after an epoch.
@@ -74,7 +74,7 @@ class Validator:
             return True
         if epoch % self._interval:
             return False
-        return not limited or spent_s + self.last_seconds <= TIME_SHARE * elapsed_s
+        return not limited or spent_s + (self.last_seconds or 0.0) <= TIME_SHARE * elapsed_s
 
     def run(self, epoch: int, network: torch.nn.Module) -> Scores:
         """Validate a network; ``epoch`` is only recorded."""

@@ -18,6 +18,7 @@ from monai.transforms import (
 )
 
 from volseg.training.augmentation import AugmentedBatch, recognise
+from volseg.training.augmentation.spatial import normalised, sampling_grid
 from volseg.training.randomness import SharedRandomness
 
 BOTH = ["image", "label"]
@@ -166,17 +167,20 @@ def test_the_shipped_bundles_list_is_known():
     assert len(steps) == len(config["train"]["random_transforms"]) - 1
 
 
+def test_sampling_points_are_those_of_torch():
+    theta = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sampling_grid(theta, (6, 5, 4)), torch.nn.functional.affine_grid(theta, [3, 1, 6, 5, 4], align_corners=False))
+
+
 def test_sampling_points_are_exact():
     """A shift by whole voxels and a turn by 90 degrees move voxels and change none."""
-    from volseg.training.augmentation.spatial import normalised
-
     image = torch.rand(1, 1, 6, 5, 4)
     shift = torch.tensor([[[1.0, 0, 0, 2], [0, 1, 0, -1], [0, 0, 1, 0]]])
-    grid = torch.nn.functional.affine_grid(normalised(shift, (6, 5, 4), (6, 5, 4)), [1, 1, 6, 5, 4], align_corners=False)
+    grid = sampling_grid(normalised(shift, (6, 5, 4), (6, 5, 4)), (6, 5, 4))
     moved = torch.nn.functional.grid_sample(image, grid, align_corners=False)
     np.testing.assert_allclose(moved[0, 0, :4, 1:], image[0, 0, 2:, :4], atol=1e-5)
     turn = torch.tensor([[[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0]]])
-    grid = torch.nn.functional.affine_grid(normalised(turn, (6, 5, 4), (5, 6, 4)), [1, 1, 5, 6, 4], align_corners=False)
+    grid = sampling_grid(normalised(turn, (6, 5, 4), (5, 6, 4)), (5, 6, 4))
     turned = torch.nn.functional.grid_sample(image, grid, align_corners=False)
     # Output (a, b) takes input (b, -a) about the centre.
     np.testing.assert_allclose(turned[0, 0], np.rot90(image[0, 0].numpy(), k=1, axes=(0, 1)), atol=1e-5)

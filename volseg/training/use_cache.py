@@ -97,7 +97,9 @@ def train_from(parser: ConfigParser, entries: Sequence[str], *, on_batches: bool
     kind = "RandomSampler" if loader.get("shuffle") else "SequentialSampler"
     sampler = loader.get("sampler") or {"_target_": f"torch.utils.data.{kind}", "data_source": "@train#dataset"}
     kept = {name: value for name, value in loader.items() if name not in ("shuffle", "sampler")}
-    parser["train#dataloader"] = {**kept, "sampler": {"_target_": SAMPLER, "sampler": sampler}}
+    # Processes that load are kept from one epoch to the next.
+    lasting = {"persistent_workers": True} if loader.get("num_workers") else {}
+    parser["train#dataloader"] = {**kept, **lasting, "sampler": {"_target_": SAMPLER, "sampler": sampler}}
 
 
 def runs_on_batches(parser: ConfigParser) -> bool:

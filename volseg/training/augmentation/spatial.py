@@ -65,7 +65,7 @@ class Affine:
             return {key: tensor[middle] for key, tensor in batch.items()}
         matrices = torch.stack([torch.eye(3, 4) if (matrix := drawn[number]) is None else matrix for number in which])
         theta = normalised(matrices, before, size).to(batch["image"].device)
-        grid = functional.affine_grid(theta, [len(which), 1, *size], align_corners=False)
+        grid = sampling_grid(theta, size)
         result = {}
         for key, (mode, padding) in self._modes.items():
             everything = len(which) == len(drawn)
@@ -116,10 +116,20 @@ class Flip:
 
 
 def normalised(matrices: Tensor, before: Any, after: Any) -> Tensor:
-    """Matrices from output to input in voxels from the centre, as ``torch.nn.functional.affine_grid`` wants them (axes reversed, edges of a volume at -1 and 1)."""
+    """Matrices from output to input in voxels from the centre, as ``torch.nn.functional.grid_sample`` wants them (axes reversed, edges of a volume at -1 and 1)."""
     source = torch.tensor([2 / max(2, n) for n in reversed(before)], dtype=matrices.dtype)
     target = torch.tensor([n / 2 for n in reversed(after)] + [1.0], dtype=matrices.dtype)
     return matrices[:, [2, 1, 0]][:, :, [2, 1, 0, 3]] * source[:, None] * target
+
+
+def sampling_grid(theta: Tensor, size: Any) -> Tensor:
+    """Sampling points (B, x, y, z, 3) of matrices (B, 3, 4), as ``torch.nn.functional.affine_grid`` without ``align_corners``; adding along the axes is faster."""
+    shares = []
+    for axis, n in enumerate(size):
+        centres = (2 * torch.arange(n, device=theta.device, dtype=theta.dtype) + 1) / n - 1
+        along = centres[None, :, None] * theta[:, None, :, 2 - axis]
+        shares.append(along.reshape(len(theta), *(n if other == axis else 1 for other in range(3)), 3))
+    return shares[0] + (shares[1] + (shares[2] + theta[:, None, None, None, :, 3]))
 
 
 def _text(mode: Any) -> str:

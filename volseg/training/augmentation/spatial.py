@@ -129,7 +129,8 @@ def sampling_grid(theta: Tensor, size: Any) -> Tensor:
         centres = (2 * torch.arange(n, device=theta.device, dtype=theta.dtype) + 1) / n - 1
         along = centres[None, :, None] * theta[:, None, :, 2 - axis]
         shares.append(along.reshape(len(theta), *(n if other == axis else 1 for other in range(3)), 3))
-    return shares[0] + (shares[1] + (shares[2] + theta[:, None, None, None, :, 3]))
+    points: Tensor = shares[0] + (shares[1] + (shares[2] + theta[:, None, None, None, :, 3]))
+    return points
 
 
 def _text(mode: Any) -> str:

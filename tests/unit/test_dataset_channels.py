@@ -12,7 +12,7 @@ from monai.transforms import EnsureChannelFirstd, LoadImaged
 
 from tests.bundle_factory import two_channel_bundle
 from tests.dicom_factory import Scan, ramp, write
-from volseg.dataset import Case, convert_cases, read_datalist
+from volseg.dataset import Case, check_cases, convert_cases, count_channels, read_datalist
 from volseg.errors import DatasetError
 from volseg.geometry import Grid
 from volseg.io import load, save_volume
@@ -127,6 +127,25 @@ def test_what_cannot_be_put_together_is_told_of_every_case(case, tmp_path):
     assert len(problems) == 2
     assert any("away.nii.gz: channel PET does not overlap" in problem for problem in problems)
     assert any("broken.nii.gz" in problem for problem in problems)
+
+
+def test_a_header_that_places_no_voxel_is_told(case, tmp_path):
+    flat = nibabel.Nifti1Image(voxels(PET_GRID, 1), None)
+    flat.header.set_sform(np.diag([0.0, 1.0, 1.0, 1.0]), 1)
+    nibabel.save(flat, case.images[1])
+    with pytest.raises(DatasetError, match=r"pet\.nii\.gz: .*singular"):
+        convert_cases([case], tmp_path / "out")
+
+
+def test_channels_of_one_4d_file(case, tmp_path):
+    both = tmp_path / "in" / "both.nii.gz"
+    stacked = np.stack([voxels(CT_GRID, 0), voxels(CT_GRID, 1)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(stacked, CT_GRID.affine), both)
+    one = Case((both,), case.label, channels=NAMES)
+    assert [count_channels(c) for c in (one, case, Case(case.images[:1], case.label))] == [2, 2, 1]
+    assert convert_cases([one], tmp_path / "out") == [one]
+    check_cases([one], {0, 1})
+    assert np.array_equal(loaded_by_monai(one), stacked.transpose(3, 0, 1, 2))
 
 
 def test_decathlon_names_the_channels(case, tmp_path):

@@ -20,9 +20,12 @@ from volseg.errors import BundleError
 from volseg.geometry import Grid
 from volseg.inference.engine import prepare
 from volseg.inference.intensity import apply_intensity
+from volseg.inference.pipeline import build_pipeline
 from volseg.inference.plan import InferencePlan, IntensityStep, UnrecognisedError, read_plan
-from volseg.inference.streaming import SlidingWindow
+from volseg.inference.streaming import SlidingWindow, stream
 from volseg.inference.streaming.restore import Decision
+from volseg.inference.streaming.sliding import Tally
+from volseg.inference.workload import count_repeated
 from volseg.io.volume import Source, Volume
 
 GRID = Grid((14, 12, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -122,6 +125,31 @@ def test_one_channel_at_a_time_lies_on_the_scans_grid():
     assert one < peak < 1.5 * one
 
 
+@pytest.mark.parametrize(("second", "repeated"), [([0, 0, 0], 2), ([0, 1, 1], 1), ([0, 1, 0], 0), ([0, 2, 0], 1)])
+def test_a_window_is_a_repeat_where_every_channel_is_the_same_constant(second, repeated):
+    """Three windows in a row; a second channel of 2 stands for one that varies, so that the windows around it are repeats of each other."""
+    image = np.zeros((2, 24, 8, 8), np.float32)
+    for number, value in enumerate(second):
+        image[1, 8 * number : 8 * number + 8] = value
+        if value == 2:
+            image[1, 8 * number] = 0
+    window, tally = SlidingWindow((8, 8, 8), (0.0, 0.0, 0.0)), Tally()
+    seen = []
+
+    class Sum:
+        batch = 1
+
+        def __call__(self, windows):
+            seen.append(windows.shape)
+            return windows.sum(axis=1, keepdims=True)
+
+    scores = np.concatenate([slab.scores.copy() for slab in stream(image, Sum(), window, 0, tally=tally)], axis=1)
+    assert (tally.windows, tally.repeated) == (3, repeated)
+    assert count_repeated(image, window) == repeated
+    assert seen == [(1, 2, 8, 8, 8)] * (3 - repeated)
+    np.testing.assert_array_equal(scores[0], image.sum(axis=0))
+
+
 SPLIT, *_, JOIN, DELETE = each_channel()
 KEYS = [f"image_{name}" for name in CHANNELS]
 
@@ -175,8 +203,13 @@ def with_postprocessing(folder: Path, steps: list[dict], channels: int) -> tuple
 
 
 def test_overlapping_regions_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(BundleError, match=r"threshold on each of 3 channels \(region 0, region 1, region 2\).*exclusive classes"):
-        read_plan(*with_postprocessing(tmp_path, [THRESHOLD], 3))
+    """By the engine and on the way through stock MONAI."""
+    bundle, config = with_postprocessing(tmp_path, [THRESHOLD], 3)
+    words = r"threshold on each of 3 channels \(region 0, region 1, region 2\).*exclusive classes"
+    with pytest.raises(BundleError, match=words):
+        read_plan(bundle, config)
+    with pytest.raises(BundleError, match=words):
+        build_pipeline(bundle, torch.device("cpu"))
 
 
 def test_one_region_is_a_label_and_merged_regions_may_be(tmp_path):

@@ -182,7 +182,7 @@ def test_few_windows_run_in_torch_and_the_next_run_finds_the_conversion(tmp_path
 
 def paying_windows(window_s: float) -> int:
     """Windows from which converting pays for a network that torch takes so many seconds a window for."""
-    return int((CONVERSION_S / window_s + CONVERSION_WINDOWS) / GAIN["fp32"]) + 1
+    return int((CONVERSION_S / window_s + CONVERSION_WINDOWS["fp32"]) / GAIN["fp32"]) + 1
 
 
 def test_windows_of_several_scans_add_up(tmp_path, cache):

@@ -35,12 +35,17 @@ def test_conversion_pays_where_torch_alone_takes_longer(precision, window_s):
     """Both runs, counted out: windows in torch against the conversion and the windows in OpenVINO."""
     for windows in range(1, 400):
         alone = windows * window_s
-        converted = CONVERSION_S + CONVERSION_WINDOWS * window_s + windows * window_s * (1 - GAIN[precision])
+        converted = CONVERSION_S + CONVERSION_WINDOWS[precision] * window_s + windows * window_s * (1 - GAIN[precision])
         if converted != pytest.approx(alone):
             assert conversion_pays(windows, window_s, precision) == (converted < alone)
         if windows < least_windows(precision):
             assert not conversion_pays(windows, 1e9, precision)
     assert conversion_pays(least_windows(precision) + 1, 1e9, precision)
+
+
+@pytest.mark.parametrize(("window_s", "least"), [(0.18, 37), (4.5, 7)])
+def test_examples_of_the_docstring(window_s, least):
+    assert next(windows for windows in range(100) if conversion_pays(windows, window_s, "fp32")) == least
 
 
 @pytest.mark.parametrize(

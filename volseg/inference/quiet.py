@@ -7,8 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-CHATTY_LOGGERS = ("monai", "ignite", "DictLoader")
-"""MONAI announces optional codecs it does not find, ignite every epoch; volseg reports what matters itself."""
+CHATTY_LOGGERS = ("monai", "ignite", "DictLoader", "torch.onnx")
+"""MONAI and the exporter to ONNX announce optional packages they do not find, ignite every epoch; volseg reports what matters itself."""
 
 
 @contextlib.contextmanager

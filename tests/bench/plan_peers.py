@@ -66,7 +66,9 @@ def nnunet_plan(dataset: Path, python: str, work: Path) -> dict[str, Any]:
     (raw / "dataset.json").write_text(json.dumps(description))
     (work / "plan.py").write_text(PROGRAM)
     places = {"nnUNet_raw": work / "raw", "nnUNet_preprocessed": work / "preprocessed", "nnUNet_results": work / "results"}
-    subprocess.run([python, str(work / "plan.py")], env=os.environ | {name: str(path) for name, path in places.items()}, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([python, str(work / "plan.py")], env=os.environ | {name: str(path) for name, path in places.items()}, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     plans = json.loads((work / "preprocessed" / "Dataset001_peer" / "nnUNetPlans.json").read_text())
     full, network = plans["configurations"]["3d_fullres"], plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     back = plans["transpose_backward"]
@@ -83,7 +85,7 @@ def nnunet_plan(dataset: Path, python: str, work: Path) -> dict[str, Any]:
         "kernels": ", ".join("".join(map(str, turned(kernel))) for kernel in network["kernel_sizes"]),
         "channels of the stages": ", ".join(map(str, network["features_per_stage"])),
         "batch": str(full["batch_size"]),
-        "deep supervision": f"{network['n_stages'] - 3} heads that count",
+        "deep supervision": f"{network['n_stages'] - 3} beside the output (and one of weight 0)",
         "optimiser": "SGD 0.01, momentum 0.99",
         "steps an epoch": "250",
         "epochs": "1000",
@@ -134,7 +136,8 @@ def main() -> None:
     for what in (*ROWS, *intensities):
         theirs = peer.get("normalisation" if what in intensities else what, "-")
         print(f"| {what} | {theirs} | {chosen['cuda'][what].value} | {chosen['cpu'][what].value} | {chosen['cpu'][what].why} |")
-    print(f"| low-resolution stage | {peer.get('low resolution', '-')} | {'recommended' if plans['cuda'].needs_low_resolution else 'no'} | spacing coarsened instead | |")
+    coarse = "no" if plans["cpu"].spacing == plans["cpu"].target.spacing else "the spacing is coarser instead"
+    print(f"| low-resolution stage | {peer.get('low resolution', '-')} | {'recommended' if plans['cuda'].needs_low_resolution else 'no'} | {coarse} | |")
     if arguments.steps:
         seconds, memory = measure(plans["cpu"], arguments.steps)
         print(f"\nstep on this CPU: {seconds:.2f} s (model {plans['cpu'].step_seconds:.2f} s), peak {memory:.2f} GB (model {plans['cpu'].memory_bytes / 1e9:.2f} GB)")

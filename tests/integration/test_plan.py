@@ -13,6 +13,7 @@ import volseg
 from tests.plan_factory import edit, fingerprint, save, write_boxes
 from volseg.bundle import read_bundle, read_config
 from volseg.cli.main import main
+from volseg.cli.plan import plan as command
 from volseg.conformance import Status, run_checks
 from volseg.errors import DatasetError, InputError, OutputError
 from volseg.inference.plan import read_plan
@@ -190,6 +191,15 @@ def test_dry_run_and_json(dataset, tmp_path, capsys):
     assert program("plan", dataset, "--dry-run", "-v", "--device", "cuda", "--workers", 1) == 0
     assert "PlainConvUNet" not in (table := capsys.readouterr().out)
     assert "nnU-Net's, for long trainings" in table
+
+
+def test_every_example_of_the_help(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = [line.split() for line in (command.help or "").splitlines() if line.strip().startswith("volseg plan")]
+    assert len(examples) == 4
+    for _, *words in examples:
+        assert program(*[str(dataset) if word == "DATASET" else word for word in words], "--workers", 1) == 0
+    assert {path.name for path in (tmp_path / "bundles").iterdir()} == {"liver", "liver_fast"}
 
 
 @pytest.mark.parametrize(

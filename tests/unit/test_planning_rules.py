@@ -240,6 +240,25 @@ def test_cost_of_a_step():
     assert cost.memory_bytes(4, "cuda") == pytest.approx(2 * cost.memory_bytes(2, "cuda"), abs=1)
 
 
+def test_epochs_on_a_cpu_take_a_minute_or_two_and_validation_a_tenth():
+    found = planned((200, 200, 100), (1.5, 1.5, 3))
+    epoch = found.iterations_per_epoch * found.step_seconds
+    assert 60 <= epoch <= 120
+    # 20 cases of ceil(2 n / e) - 1 windows along each axis; a window is a third of a sixth of a step of two patches.
+    windows = prod(max(1, -int(-2 * size // edge) - 1) for size, edge in zip(found.median_shape, found.patch, strict=True))
+    validation = 20 * windows * found.step_seconds / 6
+    assert validation <= 0.1 * epoch * found.val_interval
+    assert found.val_interval == 1 or validation > 0.1 * epoch * (found.val_interval - 1)
+    assert planned((200, 200, 100), (1.5, 1.5, 3), "cuda").iterations_per_epoch == 250
+
+
+def test_cases_are_cached_in_half_of_the_memory():
+    found = planned((240, 240, 155), (1, 1, 1), preset="fullres", cases=400)
+    # 400 cases of 240 x 240 x 155 voxels, image and label in float32: 28.6 GB, of which 4 may be kept.
+    assert found.cache_rate == pytest.approx(4e9 / (400 * 240 * 240 * 155 * 8), abs=0.01)
+    assert planned((36, 50, 35), (1, 1, 1)).cache_rate == 1.0
+
+
 @pytest.mark.parametrize(
     ("names", "sided"),
     [

@@ -59,8 +59,8 @@ def plan(
     Examples:
       volseg plan DATASET -o bundles/liver
       volseg plan DATASET --dry-run -v
-      volseg plan DATASET -o bundles/liver --device cuda --memory 24G
-      volseg plan DATASET -o bundles/liver_fast --preset fast --overwrite
+      volseg plan DATASET -o bundles/liver --device cuda --memory 24G --overwrite
+      volseg plan DATASET -o bundles/liver_fast --preset fast
     """
     from volseg.inference.device import usable_threads
     from volseg.inference.memory import parse_bytes

@@ -5,27 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, pi, prod
+from math import pi, prod
 from statistics import median
 from typing import Any
 
 from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.rules.augmentation import Variation, plan_variation
-from volseg.planning.rules.budget import CACHE_SHARE, GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, VALIDATION_SHARE, Budget, Cost, batch_size, cost_of
+from volseg.planning.rules.budget import GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, Budget, Cost, batch_size, cost_of
 from volseg.planning.rules.intensity import Channel, inside_nonzero, is_named, plan_channels
+from volseg.planning.rules.schedule import cache_rate, plan_schedule
 from volseg.planning.rules.spacing import LOW_RESOLUTION_SHARE, SMALLEST_PIECE_VOXELS, Target, Triple, coarsen, median_shape, scaled_shape, sees_enough, target_spacing
 from volseg.planning.rules.topology import Size, Topology, filters_of, first_topology, fit_topology
-
-EPOCH_SECONDS = 90.0
-"""An epoch on a CPU takes about so long, so that progress is seen and a time limit is met closely."""
-
-CUDA_ITERATIONS, CUDA_EPOCHS = 250, 1000
-"""nnU-Net's iterations per epoch and epochs."""
-
-CPU_STEPS = 20_000
-"""Steps of the full schedule on a CPU (four hours at 0.75 s); --time-limit compresses it."""
-
-MOST_VAL_INTERVAL = 50
 
 LEAST_HEADS = 1
 
@@ -207,7 +197,7 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
     variation = plan_variation(
         topology.patch, spacing, shape, batch=batch, cases=fingerprint.training, device=budget.device, labels=list(fingerprint.labels.values()), divisor=topology.divisor
     )
-    iterations, epochs, interval = _schedule(topology, shape, batch, cost, fingerprint.validation, budget)
+    iterations, epochs, interval = plan_schedule(topology, shape, batch, cost, fingerprint.validation, budget)
     return Plan(
         fingerprint=fingerprint,
         budget=budget,
@@ -225,7 +215,7 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
         iterations_per_epoch=iterations,
         max_epochs=epochs,
         val_interval=interval,
-        cache_rate=_cache_rate(shape, variation.crop, len(fingerprint.cases), len(channels), budget),
+        cache_rate=cache_rate(shape, variation.crop, len(fingerprint.cases), len(channels), budget),
         cost=cost,
     )
 
@@ -279,27 +269,3 @@ def _fits(width: int, budget: Budget, sizes: tuple[int, int]) -> Callable[[Topol
         return fast and cost.memory_bytes(LEAST_BATCH, budget.device) <= budget.memory_bytes
 
     return fits
-
-
-def _schedule(topology: Topology, shape: Triple, batch: int, cost: Cost, validation: int, budget: Budget) -> tuple[int, int, int]:
-    """Iterations per epoch, epochs, and epochs between validations, so that validating takes a tenth of the time."""
-    step = cost.step_seconds(batch, budget.gflops)
-    if budget.device == "cuda":
-        iterations, epochs = CUDA_ITERATIONS, CUDA_EPOCHS
-    else:
-        iterations = max(10, min(CUDA_ITERATIONS, round(EPOCH_SECONDS / step / 10) * 10))
-        epochs = max(1, round(CPU_STEPS / iterations))
-    # Windows overlap by half: one starts at every half edge.
-    windows = prod(max(1, ceil(2 * size / edge) - 1) for size, edge in zip(shape, topology.patch, strict=True))
-    seconds = validation * windows * cost.step_seconds(1, budget.gflops) / 3
-    interval = ceil(seconds / (VALIDATION_SHARE * iterations * step))
-    return iterations, epochs, min(max(1, interval), MOST_VAL_INTERVAL, epochs)
-
-
-def _cache_rate(shape: Triple, crop: Size, cases: int, channels: int, budget: Budget) -> float:
-    """Share of the cases whose float32 image and label fit in half the memory budget, in steps of a hundredth; on a GPU the budget is not of this memory, and all are kept."""
-    if budget.device == "cuda":
-        return 1.0
-    voxels = prod(max(size, edge) for size, edge in zip(shape, crop, strict=True))
-    share = CACHE_SHARE * budget.memory_bytes / (cases * voxels * 4 * (channels + 1))
-    return min(1.0, int(share * 100) / 100)

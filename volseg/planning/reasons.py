@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees
 
-from volseg.planning.planner import CPU_STEPS, EPOCH_SECONDS, Plan, largest_structure_mm, make_plan, smallest_piece_mm3
+from volseg.planning.planner import Plan, largest_structure_mm, make_plan, smallest_piece_mm3
 from volseg.planning.rules.augmentation import CROP_MARGIN, FEW_CASES
 from volseg.planning.rules.budget import DEFAULT_MEMORY_BYTES, GB, VALIDATION_SHARE, Budget
 from volseg.planning.rules.intensity import Channel
+from volseg.planning.rules.schedule import CPU_STEPS, EPOCH_SECONDS
 from volseg.planning.rules.spacing import SMALLEST_PIECE_VOXELS
 
 TIMES = " x "

@@ -176,6 +176,7 @@ def test_dry_run_counts_the_channels(capsys, tiny, files, tmp_path):
     code, out, _ = call(capsys, "infer", *inputs, "-b", tiny, "-o", tmp_path / "out", "--device", "cpu", "--engine", "torch", "--dry-run", "--json")
     assert code == 0
     plan = json.loads(out)["results"][0]
+    assert plan["input"] == [str(files / "ct.nii.gz"), str(files / "pet.nii.gz")]
     assert plan["network_input"] == [2, *plan["network_shape"]]
     assert plan["forecast"]["memory_bytes"]["network input"] == 2 * 4 * np.prod(plan["network_shape"])
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def _foretell(scan: Scan, console: Console) -> Finish:
     console.say(f"  {plan['device_name']}, {plan['precision']}{averaged(plan)}; would write {', '.join(outputs)}")
     note = "; the network was measured for it just now, which is kept for the next time" if plan["measured_now"] else ""
     console.say(f"  forecast: {_told(plan['forecast'])}{note}")
-    return lambda: {"input": str(scan.job.scan), "grid": str(scan.volume.grid), "outputs": outputs, **plan}
+    return lambda: {"input": scan.job.given, "grid": str(scan.volume.grid), "outputs": outputs, **plan}
 
 
 def _total(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class Job:
     probabilities: tuple[tuple[int, str], ...] = ()
     channels: tuple[tuple[str, Path], ...] = ()
 
+    @property
+    def given(self) -> str | list[str]:
+        """The scan as the JSON document names it; of an image put together from several, all of them."""
+        return [str(path) for _, path in self.channels] or str(self.scan)
+
     def place(self, ending: str) -> Path:
         """Path of the result with this ending."""
         return self.folder / f"{self.stem}{ending}"

@@ -7,6 +7,7 @@ inference, so that a bundle stays plain MONAI and sees the same voxels in both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,7 @@ def voxels_on(volume: Volume, grid: Grid, threads: int = 1) -> npt.NDArray[Any]:
     matrix: FloatArray = np.asarray(np.linalg.solve(volume.grid.affine, grid.affine), dtype=np.float64)
     partners = _parallel_axes(matrix, grid.shape)
     if partners is None:
-        return _interpolated(array, matrix, grid.shape, outside_value(volume))
+        return _interpolated(array, matrix, grid.shape, outside_value(volume), threads)
     out = np.full(grid.shape, outside_value(volume), dtype=np.float32)
     box, axes = [], []
     for axis, own in enumerate(partners):
@@ -117,15 +118,21 @@ def _parallel_axes(matrix: FloatArray, shape: tuple[int, int, int]) -> tuple[int
     return (i, j, k) if moved.max() <= PARALLEL_TOLERANCE else None
 
 
-def _interpolated(array: npt.NDArray[Any], matrix: FloatArray, shape: tuple[int, int, int], outside: float) -> npt.NDArray[np.float32]:
+def _interpolated(array: npt.NDArray[Any], matrix: FloatArray, shape: tuple[int, int, int], outside: float, threads: int) -> npt.NDArray[np.float32]:
     """An array at the places that ``matrix`` gives for the voxels of another shape, whatever the angle."""
     from scipy.ndimage import affine_transform
 
-    out: npt.NDArray[np.float32] = affine_transform(array, matrix[:3, :3], matrix[:3, 3], output_shape=shape, output=np.float32, order=1, mode="nearest")
+    out = np.empty(shape, dtype=np.float32)
     last = np.array(array.shape)[:, None, None] - 1
     j, k = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij", sparse=True)
     in_plane = matrix[:3, 1, None, None] * j + matrix[:3, 2, None, None] * k + matrix[:3, 3, None, None]
-    for number, plane in enumerate(out):
-        at = in_plane + matrix[:3, 0, None, None] * number
+
+    def work(number: int) -> None:
+        plane, start = out[number], matrix[:3, 0] * number
+        affine_transform(array, matrix[:3, :3], matrix[:3, 3] + start, output=plane[None], order=1, mode="nearest")
+        at = in_plane + start[:, None, None]
         plane[((at < -EDGE) | (at > last + EDGE)).any(axis=0)] = outside
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(work, range(shape[0])))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -181,3 +182,16 @@ def test_an_absent_mlflow_is_told_before_anything_runs(bundle, dataset, tmp_path
     with pytest.raises(InputError, match="pip install mlflow"):
         train(bundle, dataset, tmp_path / "run", mlflow="file:/nowhere", **RUN)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_of_iterations_is_stepped_every_iteration(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["handlers"][0]["epoch_level"] = False
+    config["train"]["dataloader"]["batch_size"] = 1
+    config["lr_scheduler"] |= {"total_iters": 8, "power": 1.0}
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    result = train(own, dataset, tmp_path / "run", **RUN | {"epochs": 4})
+    rows = list(csv.DictReader((result.run_dir / "metrics.csv").open()))
+    # Two cases train, one a step: the rate an epoch begins with has gone down by two of eight steps each time.
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from volseg.errors import InputError
 from volseg.training.config import parse_setting
 from volseg.training.progress import EpochReport
 from volseg.training.records import MetricsTable
-from volseg.training.schedule import Limits
+from volseg.training.schedule import Limits, Schedule
 
 
 def test_schedule_follows_epochs_without_a_clock():
@@ -65,3 +66,41 @@ def test_metrics_table_drops_epochs_that_are_trained_again(tmp_path):
     rows = list(csv.DictReader(path.open()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [row["val_mean_dice"] for row in rows] == ["0.1", "0.2", ""]
+
+
+def warm_up_and_poly(length: int) -> tuple[torch.optim.Optimizer, Schedule]:
+    """A tenth of the schedule from 0.1 to 1 times the rate, then a linear decay to 0."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=length // 10)
+    decay = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=length - length // 10, power=1.0)
+    return optimizer, Schedule(torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, decay], [length // 10]), length)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0, 0.05), (0.05, 0.275), (0.1, 0.5), (0.55, 0.25), (1, 0)])
+def test_rate_is_a_function_of_the_share_that_is_done(progress, rate):
+    """However many steps lead there: a warm-up takes its share of the time there is."""
+    optimizer, schedule = warm_up_and_poly(1000)
+    for part in torch.linspace(0, progress, 7).tolist():
+        schedule.advance(part)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, abs=1e-3)
+    schedule.advance(progress / 2)
+    assert schedule.steps == round(1000 * progress)
+
+
+def test_a_resumed_schedule_has_the_rate_of_an_uninterrupted_one():
+    whole, schedule = warm_up_and_poly(40)
+    schedule.advance(0.3)
+    resumed, fresh = warm_up_and_poly(40)
+    resumed.load_state_dict(whole.state_dict())
+    fresh.rewind(0.3)
+    assert resumed.param_groups[0]["lr"] == pytest.approx(whole.param_groups[0]["lr"])
+    for other in (schedule, fresh):
+        other.advance(0.8)
+    assert resumed.param_groups[0]["lr"] == pytest.approx(whole.param_groups[0]["lr"])
+
+
+def test_time_kept_for_the_last_validation_ends_the_training_earlier():
+    limits = Limits(epochs=1000, seconds=100)
+    assert limits.progress(0.5, 45, reserve_s=10) == pytest.approx(0.5)
+    assert limits.progress(0.5, 90, reserve_s=10) == 1
+    assert Limits(epochs=10).progress(5, 1e9, reserve_s=10) == 0.5

@@ -276,6 +276,14 @@ def test_options_that_make_no_sense(options: tuple[str, ...], says: str, folders
     assert len(err.splitlines()) == 1
 
 
+def test_a_tolerance_of_a_label_needs_its_name_or_value(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Without names a value will do."""
+    assert json.loads(run(capsys, *folders, "--tolerance", "1=3", "--json")[1])["settings"]["label_tolerances_mm"] == {"1": 3}
+    code, _, err = run(capsys, *folders, "--tolerance", "tumor=3")
+    assert code == 2
+    assert "no label is called 'tumor'; none has a name: give its value, or names with --labels" in err
+
+
 def test_a_lesion_is_found_from_the_given_overlap(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Case a: 2 of 6 slices are common."""
     found = [json.loads(run(capsys, *folders, "--lesion-iou", value, "--json")[1])["cases"][0]["labels"][0]["true_positive_lesions"] for value in ("0.33", "0.34")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from volseg.errors import DatasetError, InputError
-from volseg.evaluation import Reference, find_label_maps, find_references, pair_files, parse_label_names, read_label_names
+from volseg.evaluation import Pair, Reference, find_images, find_label_maps, find_references, pair_files, parse_label_names, read_label_names
 
 
 def paired(predictions: list[str], references: list[str]) -> dict[str, str]:
@@ -139,3 +139,21 @@ def test_label_names_from_text_and_from_files(tmp_path: Path) -> None:
 def test_malformed_label_names_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--labels"):
         parse_label_names(text)
+
+
+def test_scans_of_a_dataset_are_known_by_their_references_and_of_a_folder_by_name(tmp_path: Path) -> None:
+    files = ("labelsTr/one.nii.gz", "labelsTr/two.nii.gz", "i/x_CT.nii.gz", "i/x_PET.nii.gz")
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    training = [{"image": ["i/x_CT.nii.gz", "i/x_PET.nii.gz"], "label": "labelsTr/one.nii.gz"}, {"image": "i/gone.nii.gz", "label": "labelsTr/two.nii.gz"}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1": "tumor"}, "training": training}))
+    pairs = [Pair(name, Path("p.nii.gz"), tmp_path / "labelsTr" / f"{name}.nii.gz") for name in ("one", "two")]
+    assert find_images(tmp_path, pairs) == {"one": tmp_path / "i" / "x_CT.nii.gz"}
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("one_PET.nii.gz", "one_CT.nii.gz", "two_0000.nii.gz", "two_1.nii.gz", "twofold.nii.gz", ".two.nii.gz", "notes.txt"):
+        (folder / name).touch()
+    assert find_images(folder, pairs) == {"one": folder / "one_CT.nii.gz", "two": folder / "two_0000.nii.gz"}
+    (folder / "two").mkdir()
+    assert find_images(folder, pairs)["two"] == folder / "two", "a DICOM folder"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy import ndimage
 
 from volseg.evaluation import SurfaceAgreement, compare_surfaces
 from volseg.evaluation.metrics import nearest
@@ -232,6 +235,22 @@ def test_the_same_as_deepminds_program(seed: int) -> None:
     distances = [np.asarray(measured[f"distances_{way}"]) for way in ("gt_to_pred", "pred_to_gt")]
     areas = [np.asarray(measured[f"surfel_areas_{side}"]) for side in ("gt", "pred")]
     assert found.assd_mm == pytest.approx(np.average(np.concatenate(distances), weights=np.concatenate(areas)), rel=0.01)
+
+
+def test_the_same_as_deepminds_program_on_a_real_tumour(real_data: Path) -> None:
+    peer = pytest.importorskip("surface_distance", reason="surface-distance (PyPI) is not installed")
+    image = nib.load(real_data / "sts" / "labelsTr" / "STS_002.nii.gz")
+    reference = np.asanyarray(image.dataobj) == 1
+    spacing = image.header.get_zooms()
+    prediction = ndimage.binary_dilation(np.roll(reference, 2, axis=0), iterations=1) & ~np.roll(reference, 9, axis=1)
+    measured = peer.compute_surface_distances(reference, prediction, spacing)
+    found = compare_surfaces(prediction, reference, np.diag(spacing).astype(np.float64), 2.0)
+    assert found.hd_mm == pytest.approx(peer.compute_robust_hausdorff(measured, 100), abs=1e-3)
+    assert found.hd95_mm == pytest.approx(peer.compute_robust_hausdorff(measured, 95), rel=0.02)
+    assert found.nsd == pytest.approx(peer.compute_surface_dice_at_tolerance(measured, 2.0), abs=0.005)
+    there, back = peer.compute_average_surface_distance(measured)
+    weights = [np.asarray(measured[f"surfel_areas_{side}"]).sum() for side in ("gt", "pred")]
+    assert found.assd_mm == pytest.approx(np.average([there, back], weights=weights), rel=0.01)
 
 
 @pytest.mark.parametrize("seed", range(4))

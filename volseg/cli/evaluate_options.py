@@ -131,6 +131,6 @@ def _label_of(item: str, text: str, names: Mapping[int, str]) -> int:
         return found[0]
     if text.isdecimal() and not names:
         return int(text)
-    listed = ", ".join(f"{label} {name}" for label, name in names.items()) or "none is named (see --labels)"
-    msg = f"--tolerance {item!r}: no label is called {text!r}; the labels are {listed}"
+    listed = f"the labels are {', '.join(f'{label} {name}' for label, name in names.items())}" if names else "none has a name: give its value, or names with --labels"
+    msg = f"--tolerance {item!r}: no label is called {text!r}; {listed}"
     raise InputError(msg)

@@ -14,6 +14,9 @@ from volseg.training.folds.choice import Choice
 SCHEMA = "volseg.crossvalidation/1"
 """Name and version of the JSON layout of :meth:`CrossValidation.to_dict`."""
 
+WEIGHTS = "A fold's weights are those of its best validation while training, on these same cases: a little in its favour"
+"""What a reader of the scores must know of the weights."""
+
 
 @dataclass(frozen=True)
 class CaseScores:
@@ -85,6 +88,7 @@ class CrossValidation:
             "dataset": self.dataset,
             "folds": self.folds,
             "n_cases": len(self.cases),
+            "weights": WEIGHTS,
             "mean_dice": self.mean(),
             "labels": [{"label": label, "name": name, **self._label_dict(label)} for label, name in sorted(self.labels.items())],
             "baseline": {"rule": RULE, "mean_dice": self.mean("baseline")},
@@ -130,7 +134,7 @@ class CrossValidation:
         return "\n".join(
             [
                 f"Dice on the scans' own grids; each of the {len(self.cases)} cases is scored by the one of {len(self.folds)} folds that did not train on it.",
-                "Mean, SD and median are over cases.",
+                f"Mean, SD and median are over cases. {WEIGHTS}.",
                 "",
                 *lines,
                 "",

@@ -98,6 +98,14 @@ def test_many_cases_are_cut_and_the_worst_kept(tmp_path: Path) -> None:
     assert "case_200" not in table
 
 
+def test_one_case_has_no_distribution_to_plot(tmp_path: Path) -> None:
+    assert page(tmp_path).count('class="plot"') == 8
+    single = summarise([compare_volumes(volume(block(0, 3)), volume(block(2, 6)), "one")], {1: NAME})
+    text = write_evaluation_report(single, tmp_path / "one.html", predictions="a", references="b").read_text()
+    assert "Every case" not in text
+    assert f"{2 * 1 / 7:.4f}" in text
+
+
 def test_nothing_to_score_is_said(tmp_path: Path) -> None:
     text = write_evaluation_report(summarise([]), tmp_path / "empty.html", predictions="a", references="b").read_text()
     assert "nothing to score" in text

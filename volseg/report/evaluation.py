@@ -93,7 +93,7 @@ def write_evaluation_report(evaluation: Evaluation, path: Path, *, predictions: 
         "notes": _notes(evaluation),
         "overview_columns": OVERVIEW_COLUMNS,
         "overview": overview_rows(evaluation),
-        "plots": _plots(evaluation, second),
+        "plots": _plots(evaluation, second) if evaluation.summary and len(evaluation.cases) > 1 else [],
         "labels_unplotted": max(0, len(evaluation.summary) - MAX_PLOTTED_LABELS),
         "statistic_columns": STATISTIC_COLUMNS,
         "statistics": statistic_tables(evaluation),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -256,6 +258,16 @@ def test_names_from_outside_are_escaped_in_the_page(tmp_path):
     assert "http://" not in page
     assert page.count("<svg") >= 4 + 9
     assert "a \\| <b>" not in (tmp_path / "b" / "docs" / "plan.md").read_text().split("| what |")[0]
+
+
+def test_nothing_heavy_is_imported_for_a_plan(dataset, tmp_path):
+    program = """if True:
+        import sys, volseg
+        volseg.plan(sys.argv[1], sys.argv[2], device="cpu")
+        print([name for name in ("torch", "monai", "matplotlib", "openvino") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", program, str(dataset), str(tmp_path / "b")], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_choice_has_a_reason_and_a_peer(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,16 @@ def test_several_processes_give_the_same_fingerprint(tmp_path, monkeypatch):
 
     assert take_fingerprint(folder, workers=2, track=track) == alone
     assert seen == ["case_0_0000", "case_1_0000", "case_2_0000"]
+
+
+def test_a_process_that_dies_is_one_line(tmp_path, monkeypatch):
+    class Dying:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr("volseg.planning.fingerprint.take.ProcessPoolExecutor", Dying)
+    with pytest.raises(DatasetError, match=r"a process that reads cases died .* run again with one worker"):
+        take_fingerprint(write_boxes(tmp_path / "set", 3), workers=2)
 
 
 def problems_of(folder: Path) -> str:

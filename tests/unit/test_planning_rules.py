@@ -6,6 +6,8 @@ from dataclasses import replace
 from math import pi, prod
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.plan_factory import fingerprint
 from volseg.planning.fingerprint import Intensities
@@ -210,6 +212,26 @@ def test_every_plan_fits_its_budget_and_the_network(preset, device, shape, spaci
     assert 1 <= found.heads < topology.stages - 1
     assert topology.stages >= 3
     assert found.val_interval <= found.max_epochs
+
+
+@given(
+    shape=st.tuples(*[st.integers(3, 700)] * 3),
+    spacing=st.tuples(*[st.floats(0.1, 12)] * 3),
+    device=st.sampled_from(["cpu", "cuda"]),
+    preset=st.sampled_from(PRESET_NAMES),
+    piece_ml=st.floats(1e-4, 1e4),
+    gflops=st.floats(5, 2000),
+)
+@settings(max_examples=60)
+def test_any_dataset_gets_a_plan_that_holds_together(shape, spacing, device, preset, piece_ml, gflops):
+    found = make_plan(fingerprint(shape, spacing, cases=3, piece_ml=piece_ml), Budget(device, 8 * GB, preset, gflops))
+    topology = found.topology
+    assert all(edge % divisor == 0 for edge, divisor in zip(topology.patch, topology.divisor, strict=True))
+    assert all(fresh >= own for fresh, own in zip(found.spacing, found.target.spacing, strict=True))
+    assert prod(found.spacing) <= max(prod(found.target.spacing), piece_ml * 1000 / 64)
+    assert topology.stages == len(topology.kernels) == len(found.filters) >= 3
+    assert found.memory_bytes <= found.budget.memory_bytes or any("even the smallest patch" in warning for warning in found.warnings)
+    assert found.coverage >= (found.budget.rules.share or 0) or any("a patch covers" in warning for warning in found.warnings)
 
 
 def test_less_memory_gives_smaller_patches_and_batches():

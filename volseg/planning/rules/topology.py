@@ -131,11 +131,14 @@ def fit_topology(spacing: Sequence[float], median_shape: Sequence[float], fits: 
         Whether a topology keeps the budget; the smallest patch there is is taken although it does not.
     """
     found = first_topology(spacing, median_shape)
+    seen = {found.patch}
     while not fits(found):
         axis = max(range(3), key=lambda axis: (found.patch[axis] / median_shape[axis], axis))
         smaller = _smaller(spacing, found, axis)
-        if smaller is None:
+        # A shorter axis may be pooled less often, and another one then more often: its patch grows to the next multiple, and in the end nothing is gained.
+        if smaller is None or smaller.patch in seen:
             return found
+        seen.add(smaller.patch)
         found = smaller
     return found
 

@@ -69,10 +69,14 @@ def test_int8_is_calibrated_by_the_first_scan_and_used_for_the_next(tmp_path):
     balls = [np.where(np.linalg.norm(at, axis=0) < radius, 150, -50) for radius in (15, 12)]
     first = Segmenter(bundle, device="cpu", precision="int8").segment(volume(balls[0], 2.0))
     assert (first.engine["engine"], first.engine["precision"], first.engine["cached_network"]) == ("openvino", "int8", False)
-    assert any("int8 was calibrated on" in note and "scan.nii.gz" in note and "1.0000 for label 1" in note for note in first.warnings)
+    told = [note for note in first.warnings if "int8 was calibrated on" in note and "1.0000 for label 1" in note]
+    assert len(told) == 1
+    # Another patient's report may hold it too.
+    assert "scan.nii" not in told[0]
     assert dice(first.label == 1, balls[0] > 60) == 1.0
     second = Segmenter(bundle, device="cpu", precision="int8").segment(volume(balls[1], 2.0))
     assert second.engine["cached_network"] is True
+    assert told[0] in second.warnings
     assert dice(second.label == 1, balls[1] > 60) == 1.0
 
 

@@ -141,6 +141,17 @@ def test_facts_follow_what_the_network_depends_on(tmp_path):
     assert len({json.dumps(fact, sort_keys=True) for fact in facts}) == len(facts)
 
 
+def test_another_version_or_machine_is_another_network(tmp_path, monkeypatch):
+    bundle = read_bundle(tiny_bundle(tmp_path, weights=True))
+    facts = [network_facts(bundle, "00", ROI), network_facts(bundle, "00", ROI, "onnxruntime", ("onnx",))]
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.machine", lambda: "riscv64")
+        facts.append(network_facts(bundle, "00", ROI))
+    monkeypatch.setattr("volseg.inference.executors.conversion.facts.software_versions", lambda packages: dict.fromkeys(packages, "99"))
+    facts.append(network_facts(bundle, "00", ROI))
+    assert len({entry_for(fact) for fact in facts}) == len(facts)
+
+
 def test_nothing_is_sent_and_nothing_is_kept_to_be_sent(tmp_path):
     """OpenVINO's converter reports to its makers through a package of its own, which must not even be loaded; it would keep an identity in ~/intel."""
     code = """

@@ -152,7 +152,7 @@ def test_calibrated_network_is_kept_and_found_again(tmp_path, monkeypatch):
         first.executor(8)
     first.calibrate(two_levels(), "scan.nii")
     assert not first.needs_calibration
-    assert "calibrated on 5 windows of scan.nii; on 3 others" in first.notes[0]
+    assert "calibrated on 5 windows of one scan; on 3 others" in first.notes[0]
     again = threshold_network(tmp_path / "again")
     monkeypatch.setattr("volseg.inference.network.can_calibrate", lambda: False)
     assert not again.needs_calibration
@@ -227,7 +227,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "openvino_
 
 def test_record_that_is_damaged_is_no_record(tmp_path):
     assert read_agreement(tmp_path / "network.xml") is None
-    (tmp_path / "calibration.json").write_text('{"scan": "a"}')
+    (tmp_path / "calibration.json").write_text('{"calibrated_on": 3}')
     assert read_agreement(tmp_path / "network.xml") is None
 
 

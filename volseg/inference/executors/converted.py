@@ -92,7 +92,7 @@ class ConvertedNetwork:
         image : ndarray, float32, (channels, x, y, z)
             The scan as the network gets it.
         scan : str
-            Its name, for messages and the record.
+            Its name, for messages.
         cval : float
             What a scan smaller than a window is padded with.
         threshold : float or None
@@ -142,7 +142,7 @@ def score_threshold(activation: str, threshold: float | None) -> float | None:
 def describe_agreement(agreement: Agreement) -> str:
     """In one line, for the user."""
     dice = ", ".join(f"{value:.4f} for label {label}" for label, value in agreement.dice.items())
-    return f"int8 was calibrated on {agreement.calibrated_on} windows of {agreement.scan}; on {agreement.checked_on} others of it, its labels agree with fp32 at Dice {dice}"
+    return f"int8 was calibrated on {agreement.calibrated_on} windows of one scan; on {agreement.checked_on} others of it, its labels agree with fp32 at Dice {dice}"
 
 
 def _swept(path: Path) -> Path:

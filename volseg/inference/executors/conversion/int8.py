@@ -42,15 +42,12 @@ class Agreement:
 
     Parameters
     ----------
-    scan : str
-        What it was calibrated on.
     calibrated_on, checked_on : int
-        Windows.
+        Windows. Which scan they were of is not told: the network is used for other patients' scans, whose reports must not name it.
     dice : mapping of str to float
         Of each label that either found in the windows it was checked on.
     """
 
-    scan: str
     calibrated_on: int
     checked_on: int
     dice: Mapping[str, float]
@@ -172,7 +169,7 @@ def calibrate(
     windows : sequence of ndarray, float32, (1, channels, x, y, z)
         From :func:`choose_windows`.
     scan : str
-        Their scan, for messages and the record.
+        Their scan, for messages.
     threshold : float or None
         How scores become labels; see :func:`masks`.
     precision : str
@@ -218,7 +215,7 @@ def check_labels(executor: Executor, windows: Sequence[Floats], expected: Sequen
     DeviceError
         When they differ too much, with the measured number, or there is no label to compare.
     """
-    told = Agreement(scan, calibrated_on, len(windows), dice_per_label([masks(executor(window), threshold) for window in windows], expected))
+    told = Agreement(calibrated_on, len(windows), dice_per_label([masks(executor(window), threshold) for window in windows], expected))
     label, dice = told.worst
     if not label:
         msg = f"{scan}: no label is found in the {len(windows)} windows that int8 would be checked with; begin with a scan that has one, or use --precision auto"
@@ -234,7 +231,7 @@ def read_agreement(model: Path) -> Agreement | None:
     """What is recorded beside a calibrated network, or None where there is no record."""
     try:
         stored = json.loads((model.parent / RECORD).read_text(encoding="utf-8"))
-        return Agreement(str(stored["scan"]), int(stored["calibrated_on"]), int(stored["checked_on"]), {str(k): float(v) for k, v in stored["dice"].items()})
+        return Agreement(int(stored["calibrated_on"]), int(stored["checked_on"]), {str(k): float(v) for k, v in stored["dice"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -255,9 +252,28 @@ def _quantise(model: Path, windows: Sequence[Floats], path: Path) -> None:
         # CPUs without VNNI add products of 8-bit numbers in 16 bits, where full-range weights overflow.
         overflow_fix=OverflowFix.ENABLE,
         # The mean of the windows' ranges, which NNCF takes else, would clip what only some of them hold: lesions.
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
     )
     # Its progress bars go to stdout, where a command may have a document to print.
     with redirect_stdout(io.StringIO()):
-        quantised = nncf.quantize(read, nncf.Dataset(list(windows)), target_device=nncf.TargetDevice.CPU, subset_size=len(windows), advanced_parameters=settings)
+        quantised = nncf.quantize(
+            read,
+            nncf.Dataset(list(windows)),
+            # Leaky ReLUs pass little below zero: symmetric ranges would waste half of the 8 bits on it.
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(windows),
+            ignored_scope=nncf.IgnoredScope(names=_ends(read)),
+            advanced_parameters=settings,
+        )
     openvino.save_model(quantised, path, compress_to_fp16=False)
+
+
+def _ends(model: Any) -> list[str]:
+    """Names of the first and last convolution, which stay in floating point: they see the intensities and give the scores, and are a small part of the work. None of two or fewer.
+
+    ct_tumor on 20 windows of three scans, Dice against fp32: 0.9893 with NNCF's symmetric ranges (least to greatest), 0.9898 with asymmetric ones, 0.9925 with those from
+    histograms, 0.9934 with the ends in floating point too. A window took 0.16 CPU seconds in fp32 and 0.10 in int8 (one thread, AVX2 without VNNI).
+    """
+    names = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
+    return [names[0], names[-1]] if len(names) > 2 else []

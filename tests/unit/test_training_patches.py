@@ -171,6 +171,19 @@ def test_an_epoch_does_not_depend_on_what_was_drawn_before(tmp_path):
     assert all(torch.equal(ours, theirs["image"]) for ours, theirs in zip(first, loader, strict=True))
 
 
+def test_several_ranks_draw_together_what_one_would_draw():
+    from volseg.training.distributed import RankSampler
+
+    def drawn(rank: int, count: int) -> list[tuple[int, int]]:
+        sampler = RankSampler(SeededSampler(RandomSampler(range(7), replacement=True, num_samples=12)), rank, count)
+        sampler.set_seed(3)
+        return list(sampler)
+
+    alone = drawn(0, 1)
+    assert drawn(0, 2) == alone[0::2]
+    assert drawn(1, 2) == alone[1::2]
+
+
 def test_seeds_within_an_epoch_differ(tmp_path):
     torch.manual_seed(0)
     drawn = list(SeededSampler(RandomSampler(range(3), replacement=True, num_samples=200)))

@@ -112,8 +112,9 @@ except SystemExit as ended:
 """
 
 
-def test_the_process_stays_within_the_limit(tmp_path):
-    """A whole process, imports and writing included, given hardly more than what was foretold for it."""
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_process_stays_within_the_limit(tmp_path, engine):
+    """A whole process, imports and writing included, given hardly more than what was foretold for it; OpenVINO's finds the network in the cache, and imports no torch."""
     import torch
     from monai.networks.nets import DynUNet
 
@@ -126,13 +127,15 @@ def test_the_process_stays_within_the_limit(tmp_path):
     write_scan(scan, Grid((160, 160, 120), np.diag([1.0, 1.0, 1.5, 1.0])), centre=(80.0, 80.0, 90.0), radius=50.0)
 
     def run(*more: str) -> tuple[str, str]:
-        command = [sys.executable, "-c", PROCESS, "infer", str(scan), "-b", str(bundle), "--engine", "torch", "-q", "-o", str(tmp_path / "out"), *OPTIONS, *more]
+        command = [sys.executable, "-c", PROCESS, "infer", str(scan), "-b", str(bundle), "--engine", engine, "-q", "-o", str(tmp_path / "out"), *OPTIONS, *more]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout, done.stderr
 
+    if engine == "openvino":
+        run("--dry-run")
     out, err = run("--dry-run", "--json")
     told = json.loads(out[: out.rindex("}") + 1])["results"][0]["forecast"]
-    limit = int(told["peak_memory_bytes"] * 1.02)
+    limit = int(told["peak_memory_bytes"] * 1.05)
     out, err = run("--max-memory", str(limit))
     code, peak = out.split()
     assert (code, err) == ("0", "")

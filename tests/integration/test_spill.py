@@ -58,6 +58,7 @@ def temporary(tmp_path, monkeypatch):
     monkeypatch.setenv("VOLSEG_CACHE", str(tmp_path / "cache"))
     # What a test process holds besides is not what is asked about, and differs from run to run.
     monkeypatch.setattr("volseg.inference.forecaster.resident_bytes", lambda: 10**8)
+    monkeypatch.setattr("volseg.inference.forecaster.coming_bytes", lambda: 0)
     return folder
 
 

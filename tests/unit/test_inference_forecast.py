@@ -87,6 +87,25 @@ def test_the_meter_sees_memory_that_is_gone_again():
     assert resident_bytes() > 10e6
 
 
+COMING = """
+from volseg.inference.memory import coming_bytes, resident_bytes
+import numpy, nibabel
+before, told = resident_bytes(), coming_bytes()
+from volseg.cli.results import Job, import_writers
+from pathlib import Path
+import_writers(Job(Path("scan.nii.gz"), "scan", Path("."), ("nifti",)))
+import volseg.evaluation.statistics, volseg.report
+print(told, resident_bytes() - before, coming_bytes())
+"""
+
+
+def test_libraries_still_to_come_take_about_what_is_said():
+    done = subprocess.run([sys.executable, "-c", COMING], capture_output=True, text=True, check=True)
+    told, took, left = map(int, done.stdout.split())
+    assert left == 0
+    assert told / 2 < took < 1.25 * told
+
+
 def test_calibration_is_of_one_window_of_a_batch():
     executor = Slow(0.1, 100_000_000, batch=2)
     found = calibrate(executor, (3, 8, 9, 10))

@@ -20,6 +20,8 @@ PLAN = InferencePlan("RAS", (1.0, 1.0, 1.0), "bilinear", (), (), SlidingWindow((
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    # What is still to be imported depends on the tests before.
+    monkeypatch.setattr("volseg.inference.forecaster.coming_bytes", lambda: 0)
     monkeypatch.setenv("VOLSEG_CACHE", str(tmp_path / "cache"))
 
 
@@ -47,6 +49,12 @@ def test_the_network_is_measured_once_and_remembered_by_the_next_process():
     assert told.seconds > 0 and 90e6 < told.memory_bytes["network"] < 130e6
     again = forecaster(second).forecast(LARGE, "scan")
     assert second.calls == 0 and again.stages_s == told.stages_s
+
+
+def test_libraries_still_to_come_are_counted(monkeypatch):
+    before = forecaster(Hungry(1)).forecast(SMALL, "scan").memory_bytes["scan and programs"]
+    monkeypatch.setattr("volseg.inference.forecaster.coming_bytes", lambda: 10**9)
+    assert forecaster(Hungry(1)).forecast(SMALL, "scan").memory_bytes["scan and programs"] == pytest.approx(before + 10**9, abs=5e7)
 
 
 def test_few_windows_are_not_worth_a_measurement_unless_asked():

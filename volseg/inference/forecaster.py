@@ -14,7 +14,7 @@ from volseg.geometry import Grid
 from volseg.inference.calibration import ENOUGH_WINDOWS, Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.executors import Executor
 from volseg.inference.forecast import Forecast, fit, forecast, too_little
-from volseg.inference.memory import resident_bytes
+from volseg.inference.memory import coming_bytes, resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.probability_cost import with_probabilities
 from volseg.inference.probability_store import ProbabilityStore
@@ -98,7 +98,7 @@ class Forecaster:
         InputError
             When the limit is too small even for single windows.
         """
-        resident = max((resident_bytes() or 0) - self._settled - (image.nbytes if image is not None else 0), 0)
+        resident = max((resident_bytes() or 0) - self._settled - (image.nbytes if image is not None else 0), 0) + coming_bytes()
         work = workload(self.plan, grid, channels=self.channels, classes=self.classes)
         if work is None:
             msg = f"{name}: its axes are not at right angles, so the engine's windows cannot be foretold; use --engine monai"
@@ -173,7 +173,7 @@ def forecast_stock(grid: Grid, name: str, *, classes: int, channels: int = 1, li
     memory = {
         "scores of all classes": int(STOCK_COPIES_OF_SCORES * 4 * classes * voxels),
         "image and sampling grid": (STOCK_BYTES_PER_VOXEL + STOCK_BYTES_PER_FURTHER_CHANNEL * (channels - 1)) * voxels,
-        "scan and programs": resident_bytes() or 0,
+        "scan and programs": (resident_bytes() or 0) + coming_bytes(),
     }
     told = Forecast(0, 0, None, memory, unknown=STOCK_UNTIMED)
     if limit is not None and told.peak_memory_bytes > limit:

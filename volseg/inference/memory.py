@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
 SAMPLING_S = 0.002
 """Between two looks at the resident memory: a layer of any network worth a forecast takes longer."""
+
+RESULT_LIBRARIES = {"scipy.spatial": 68 * 10**6, "matplotlib.figure": 28 * 10**6}
+"""What measures and what draws results, and the resident memory that each brings with all it imports (scipy 1.17, matplotlib 3.11, Linux): it comes while the network runs."""
 
 STATM = Path("/proc/self/statm")
 
@@ -56,6 +60,11 @@ def resident_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         return peak_memory_bytes()
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def coming_bytes() -> int:
+    """Memory that libraries will take which a run imports beside its network or after it, and which are not there yet."""
+    return sum(amount for name, amount in RESULT_LIBRARIES.items() if name not in sys.modules)
 
 
 class PeakMeter:

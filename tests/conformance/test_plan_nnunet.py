@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.plan_factory import fingerprint
-from volseg.planning import make_plan
+from volseg.planning import make_plan, take_fingerprint
 from volseg.planning.rules.budget import GB, Budget
 
 DATASETS: list[dict[str, Any]] = [
@@ -27,8 +27,10 @@ DATASETS: list[dict[str, Any]] = [
     {"shape": [20, 190, 210], "spacing": [4.0, 0.9, 0.9], "cases": 50, "gb": 4},
     {"shape": [90, 60, 150], "spacing": [2.0, 2.0, 2.0], "cases": 20, "gb": 8},
 ]
-"""Hippocampus, spleen, liver and brain of the Medical Segmentation Decathlon, prostate, heart MRI, sagittal slices, a small set: about their medians. No two axes tie, where nnU-Net's
-order of axes, which is not ours, would decide."""
+"""Hippocampus, spleen, liver and brain of the Medical Segmentation Decathlon, prostate, heart MRI, sagittal slices, a small set: about their medians.
+
+No two axes tie, where nnU-Net's order of axes, which is not ours, would decide.
+"""
 
 
 @pytest.fixture(scope="module", name="theirs")
@@ -59,3 +61,26 @@ def test_gpu_plans_are_those_of_nnunet(theirs, number, preset, stage):
     assert [list(stride) for stride in made.topology.strides] == peer["strides"]
     assert [list(kernel) for kernel in made.topology.kernels] == peer["kernels"]
     assert made.batch_size == peer["batch"]
+
+
+def test_hippocampus_is_planned_as_nnunet_plans_it(real_data):
+    # nnunetv2 2.8.1 on the same 208 cases (tests/bench/plan_peers.py prints both plans).
+    made = make_plan(take_fingerprint(real_data / "hippocampus"), Budget("cuda", 8 * GB, "default", 1.0))
+    assert made.spacing == pytest.approx((1, 1, 1))
+    assert made.median_shape == (35, 50, 36)
+    assert made.patch == (40, 56, 40)
+    assert made.filters == (32, 64, 128, 256)
+    assert made.batch_size == 7
+    assert [channel.kind for channel in made.channels] == ["zscore"]
+    # Left and right are mirror images, anterior and posterior are not.
+    assert made.variation.mirror == (0, 2)
+
+
+def test_pet_ct_of_two_grids_is_planned(real_data):
+    made = make_plan(take_fingerprint(real_data / "sts" / "dataset_petct.json", workers=2), Budget("cpu", 8 * GB, "default", 90.0))
+    assert [channel.kind for channel in made.channels] == ["ct", "suv"]
+    # README of the data: tumours of 17 to 2333 ml, CT of 0.98 x 0.98 x 3.27 mm.
+    assert made.target.median == pytest.approx((0.98, 0.98, 3.27), abs=0.01)
+    low, _, high = made.fingerprint.classes[1].volume_ml
+    assert (low, high) == pytest.approx((17, 2333), rel=0.03)
+    assert made.coverage >= 0.25

@@ -170,7 +170,19 @@ def cost_of(topology: Topology, filters: tuple[int, ...], channels: int, classes
 
 
 def batch_size(cost: Cost, patch_voxels: int, dataset_voxels: float, budget: Budget) -> int:
-    """Patches a batch: two on a CPU; on a GPU as many as memory allows, at most a twentieth of the set's voxels, at least two (nnU-Net)."""
+    """Patches a batch: two on a CPU; on a GPU as many as memory allows, at most a twentieth of the set's voxels, at least two (nnU-Net).
+
+    Parameters
+    ----------
+    cost : Cost
+        Of the network with its patch.
+    patch_voxels : int
+        Of the patch.
+    dataset_voxels : float
+        Of all cases at the target spacing.
+    budget : Budget
+        Device and memory.
+    """
     if budget.device == "cpu":
         return LEAST_BATCH
     reference = REFERENCE_ELEMENTS * budget.memory_bytes / REFERENCE_BYTES

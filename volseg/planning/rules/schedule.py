@@ -21,7 +21,28 @@ MOST_VAL_INTERVAL = 50
 
 
 def plan_schedule(topology: Topology, shape: Triple, batch: int, cost: Cost, validation: int, budget: Budget) -> tuple[int, int, int]:
-    """Iterations per epoch, epochs, and epochs between validations, so that validating takes a tenth of the time."""
+    """Length of a training and how often it validates.
+
+    Parameters
+    ----------
+    topology : Topology
+        With the patch, which is the window of validations too.
+    shape : tuple of 3 float
+        Median scan (voxels).
+    batch : int
+        Patches a step.
+    cost : Cost
+        Of the network.
+    validation : int
+        Cases that validate.
+    budget : Budget
+        Device and speed.
+
+    Returns
+    -------
+    iterations, epochs, interval : int
+        Steps an epoch, epochs, and epochs between validations: as few as keep validations within :data:`~volseg.planning.rules.budget.VALIDATION_SHARE` of the time.
+    """
     step = cost.step_seconds(batch, budget.gflops)
     if budget.device == "cuda":
         iterations, epochs = CUDA_ITERATIONS, CUDA_EPOCHS
@@ -36,7 +57,19 @@ def plan_schedule(topology: Topology, shape: Triple, batch: int, cost: Cost, val
 
 
 def cache_rate(shape: Triple, crop: Size, cases: int, channels: int, budget: Budget) -> float:
-    """Share of the cases whose float32 image and label fit in half the memory budget, in steps of a hundredth; on a GPU the budget is not of this memory, and all are kept."""
+    """Share of the cases that a bundle's own CacheDataset keeps in memory, in steps of a hundredth.
+
+    Parameters
+    ----------
+    shape : tuple of 3 float
+        Median scan (voxels); a case is padded to the crop at least.
+    crop : tuple of 3 int
+        Crop (voxels).
+    cases, channels : int
+        Of the dataset; image and label are float32.
+    budget : Budget
+        On a CPU half of its memory is for cases; on a GPU it is not of this memory, and all cases are kept.
+    """
     if budget.device == "cuda":
         return 1.0
     voxels = prod(max(size, edge) for size, edge in zip(shape, crop, strict=True))

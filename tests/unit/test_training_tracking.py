@@ -10,8 +10,14 @@ from volseg.training.progress import EpochReport
 from volseg.training.tracking import Tracker, open_tracker
 
 
+class MlflowError(Exception):
+    """As the package raises them."""
+
+
 class Recorder:
     """Stands in for the package mlflow and writes down what it is told."""
+
+    exceptions = SimpleNamespace(MlflowException=MlflowError)
 
     def __init__(self):
         self.calls = []
@@ -34,18 +40,28 @@ def mlflow(monkeypatch):
 
 
 def test_without_an_address_nobody_is_told():
-    assert type(open_tracker(None)) is Tracker
+    assert type(open_tracker(None, "tiny")) is Tracker
 
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match="pip install mlflow"):
-        open_tracker("file:/runs")
+        open_tracker("file:/runs", "tiny")
+
+
+def test_a_store_that_cannot_be_used_is_one_line(mlflow):
+    def refuse(name):
+        msg = "the file store\nis in maintenance mode"
+        raise MlflowError(msg)
+
+    mlflow.set_experiment = refuse
+    with pytest.raises(InputError, match=r"--mlflow file:/runs: .*the file store is in maintenance mode.*sqlite"):
+        open_tracker("file:/runs", "tiny")
 
 
 def test_a_run_is_logged_from_beginning_to_end(mlflow, tmp_path):
     (tmp_path / "model.pt").write_bytes(b"weights")
-    with open_tracker("file:/runs") as tracker:
+    with open_tracker("file:/runs", "tiny") as tracker:
         tracker.begin({"bundle": "tiny", "fold": 1, "training_cases": ["a"] * 500})
         tracker.epoch(EpochReport(3, 9, 0.5, 0.1, 1.0, 2.0, 3.0, 4.0, {"val_mean_dice": 0.7}))
         tracker.finish(tmp_path)
@@ -60,7 +76,7 @@ def test_a_run_is_logged_from_beginning_to_end(mlflow, tmp_path):
 
 
 def test_an_interrupted_run_is_marked(mlflow):
-    with pytest.raises(KeyboardInterrupt), open_tracker("file:/runs") as tracker:
+    with pytest.raises(KeyboardInterrupt), open_tracker("file:/runs", "tiny") as tracker:
         tracker.begin({"bundle": "tiny", "fold": None})
         raise KeyboardInterrupt
     assert mlflow.calls[-1][0] == "end_run"

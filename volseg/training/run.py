@@ -139,7 +139,7 @@ def train(
     read, place = read_bundle(find_bundle(bundle)), ranks()
     reporter = reporter if reporter is not None and place.is_first else SilentReporter()
     weights = None if pretrained is None else find_weights(pretrained)
-    tracker = open_tracker(mlflow if place.is_first else None)
+    tracker = open_tracker(mlflow if place.is_first else None, read.name)
     _check_run_dir(Path(run_dir), resume)
     ids = dict(settings or {})
     options = Options(fold, epochs, time_limit_s, patience, resume, place.device(device), precision, seed, ids, average, weights, tuple(freeze), compiled, place, cache)

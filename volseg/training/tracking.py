@@ -47,15 +47,26 @@ class MlflowTracker(Tracker):
         The imported package.
     uri : str
         Where the tracking server or store is.
+    experiment : str
+        The bundle's name.
+
+    Raises
+    ------
+    InputError
+        When the server or store cannot be used.
     """
 
-    def __init__(self, mlflow: Any, uri: str) -> None:
-        self._mlflow, self._uri, self._ended = mlflow, uri, False
+    def __init__(self, mlflow: Any, uri: str, experiment: str) -> None:
+        self._mlflow, self._ended = mlflow, False
+        try:
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_experiment(experiment)
+        except mlflow.exceptions.MlflowException as error:
+            msg = f"--mlflow {uri}: cannot be used ({' '.join(str(error).split())[:300]}); e.g. http://SERVER:5000 or sqlite:///mlflow.db"
+            raise InputError(msg) from error
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Start a run and log what it is of."""
-        self._mlflow.set_tracking_uri(self._uri)
-        self._mlflow.set_experiment(str(facts["bundle"]))
         self._mlflow.start_run(run_name="all cases" if facts["fold"] is None else f"fold {facts['fold']}")
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
         self._mlflow.log_params({name: text[:LONGEST_PARAMETER] for name, text in texts.items()})
@@ -85,13 +96,13 @@ class MlflowTracker(Tracker):
             self._mlflow.end_run(status="KILLED" if kind is not None and issubclass(kind, KeyboardInterrupt) else "FAILED")
 
 
-def open_tracker(uri: str | None) -> Tracker:
-    """Tracking by MLflow at ``uri``; none for None.
+def open_tracker(uri: str | None, experiment: str) -> Tracker:
+    """Tracking by MLflow at ``uri``, in an experiment of this name; none for None.
 
     Raises
     ------
     InputError
-        When MLflow is not installed.
+        When MLflow is not installed, or what it is to write to cannot be used.
     """
     if uri is None:
         return Tracker()
@@ -100,4 +111,4 @@ def open_tracker(uri: str | None) -> Tracker:
     except ImportError as error:
         msg = f"--mlflow {uri}: the package mlflow is not installed; `pip install mlflow`, or leave --mlflow out (TensorBoard events are always written)"
         raise InputError(msg) from error
-    return MlflowTracker(mlflow, uri)
+    return MlflowTracker(mlflow, uri, experiment)

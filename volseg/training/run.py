@@ -183,7 +183,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     set_determinism(seed=options.seed)
     config = _prepare_config(bundle, folder, sources, options, str(device), precision, reporter)
     facts = {"device": describe_device(device), "precision": precision, **options.facts(bundle, sources)}
-    reporter.message(f"reading and resampling {len(sources.cases)} cases ({facts['device']}, {precision})")
+    reporter.message(f"setting up the training ({facts['device']}, {precision})")
     engines = build_engines(config, bundle, precision, device)
     transfer, frozen = apply_pretrained(engines.trainer.network, options.pretrained, options.freeze, resumed=resumed is not None)
     _tell_transfer(transfer, frozen, reporter)

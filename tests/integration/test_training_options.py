@@ -167,8 +167,9 @@ def test_a_compiled_network_trains_and_keeps_its_names(bundle, dataset, tmp_path
     config = json.loads((own / "configs" / "train.json").read_text())
     config["train"]["trainer"]["compile_kwargs"] = {"backend": "eager"}
     (own / "configs" / "train.json").write_text(json.dumps(config))
-    compiled = train(own, dataset, tmp_path / "compiled", compiled=True, **RUN)
-    plain = train(own, dataset, tmp_path / "plain", **RUN)
+    source = tiny_bundle(tmp_path, weights=True, name="source")
+    compiled = train(own, dataset, tmp_path / "compiled", compiled=True, pretrained=source, **RUN)
+    plain = train(own, dataset, tmp_path / "plain", pretrained=source, **RUN)
     first, second = last(compiled.run_dir)["model"], last(plain.run_dir)["model"]
     assert set(first) == set(second)
     # The eager backend runs the same operations, so this also shows that nothing else changed.

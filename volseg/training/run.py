@@ -171,6 +171,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     from monai.utils import set_determinism
 
     from volseg.inference.device import describe_device, select_device, select_precision
+    from volseg.training.average import bare
     from volseg.training.build import build_engines, inference_network, join_ranks
     from volseg.training.loop import LoopSettings, TrainingLoop
     from volseg.training.validation import Validator
@@ -185,7 +186,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     facts = {"device": describe_device(device), "precision": precision, **options.facts(bundle, sources)}
     reporter.message(f"setting up the training ({facts['device']}, {precision})")
     engines = build_engines(config, bundle, precision, device)
-    transfer, frozen = apply_pretrained(engines.trainer.network, options.pretrained, options.freeze, resumed=resumed is not None)
+    transfer, frozen = apply_pretrained(bare(engines.trainer.network), options.pretrained, options.freeze, resumed=resumed is not None)
     _tell_transfer(transfer, frozen, reporter)
     join_ranks(engines.trainer, place, device)
     record = provenance({**facts, "pretrained": transfer and transfer.to_dict(), "frozen": list(frozen)}, sources.files)
@@ -208,11 +209,16 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     end = loop.run()
     result = TrainingResult(folder, folder / BEST, end.epoch, end.elapsed_s, loop.stopped_by, end.best_metric, end.best_epoch)
     if place.is_first:
-        outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
-        write_json(folder / "provenance.json", record | outcome | {"validation_s": end.validation_s, "weights_sha256": sha256_of(result.weights)})
-        write_report(folder)
+        _conclude(result, record | {"validation_s": end.validation_s})
         tracker.finish(folder)
     return result
+
+
+def _conclude(result: TrainingResult, record: Mapping[str, Any]) -> None:
+    """The records of a finished run."""
+    outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
+    write_json(result.run_dir / "provenance.json", {**record, **outcome, "weights_sha256": sha256_of(result.weights)})
+    write_report(result.run_dir)
 
 
 def _prepare_config(bundle: Bundle, folder: Path, sources: Sources, options: Options, device: str, precision: str, reporter: Reporter) -> RunConfig:

@@ -2,8 +2,9 @@
 
     python tests/bench/train_data.py --bundle ct_tumor --data DATASET
 
-Every way is measured in turn in each of several rounds, since other programs make a machine slower for minutes. Prints medians of milliseconds a patch, and with ``--train`` of
-optimiser steps a second and the share of them spent waiting for data.
+Every way is measured in turn in each of several rounds, since other programs make a machine slower for minutes. Prints medians of milliseconds a patch, by the clock and of
+processor time of this process (which other programs hardly change; processes that load are not in it), and with ``--train`` of optimiser steps a second and the share of them
+spent waiting for data.
 """
 
 from __future__ import annotations
@@ -70,13 +71,13 @@ class Way:
             for batch in self._loader:
                 yield self._prepare(batch, self._device)
 
-    def patch_seconds(self, batches: int) -> float:
-        """Seconds a patch."""
-        began, patches = time.perf_counter(), 0
+    def patch_seconds(self, batches: int) -> tuple[float, float]:
+        """Seconds a patch, by the clock and of processor time."""
+        began, busy, patches = time.perf_counter(), time.process_time(), 0
         for _ in range(batches):
             patches += len(next(self._batches)[0])
         _wait(self._device)
-        return (time.perf_counter() - began) / patches
+        return (time.perf_counter() - began) / patches, (time.process_time() - busy) / patches
 
     def step_seconds(self, step: Any, batches: int) -> tuple[float, float]:
         """Seconds an optimiser step, and the share of it spent waiting for data."""
@@ -150,10 +151,10 @@ def main() -> None:
         taken: dict[str, list[tuple[float, float]]] = {way.label: [] for way in ways}
         for _ in range(arguments.rounds):
             for way in ways:
-                taken[way.label].append((way.patch_seconds(arguments.batches), 0.0) if step is None else way.step_seconds(step, arguments.batches))
+                taken[way.label].append(way.patch_seconds(arguments.batches) if step is None else way.step_seconds(step, arguments.batches))
         for label, values in taken.items():
-            seconds, share = statistics.median(value[0] for value in values), statistics.median(value[1] for value in values)
-            what = f"{1000 * seconds:8.1f} ms a patch" if step is None else f"{1 / seconds:8.3f} steps/s, {share:6.1%} waiting"
+            seconds, other = (statistics.median(value[number] for value in values) for number in (0, 1))
+            what = f"{1000 * seconds:8.1f} ms a patch, {1000 * other:6.1f} ms of processor time" if step is None else f"{1 / seconds:8.3f} steps/s, {other:6.1%} waiting"
             print(f"{label:<22}{what}   (range {1000 * min(v[0] for v in values):.1f} to {1000 * max(v[0] for v in values):.1f} ms)")
 
 

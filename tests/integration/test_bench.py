@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 
 import numpy as np
@@ -13,6 +14,7 @@ from volseg.cli import main
 from volseg.cli.main import volseg
 from volseg.geometry import Grid
 from volseg.inference.benchmark import STAGES, Measured, Round, available_engines, floor_seconds
+from volseg.inference.executors.choice import ENGINES
 from volseg.inference.floor import flops_per_window, machine_flops
 
 PATCH = 32
@@ -63,9 +65,33 @@ def test_json_holds_stages_whole_processes_and_the_floor(capsys, bundle, scan, t
 def test_without_a_scan_a_synthetic_one_is_drawn_and_an_engine_that_cannot_run_is_told(capsys, bundle):
     code, out, err = run(capsys, bundle, "--size", 24, 24, 24, "--engine", "torch", "--engine", "no-such-engine", "--rounds", "1")
     assert code == 0
-    assert "on synthetic CT 24x24x24, 1 rounds" in out
+    assert "on synthetic CT 24x24x24, 1 round" in out
     assert "whole process" in out and "peak memory, MB" in out and "GFLOP a window" in out
     assert "volseg: warning: engine no-such-engine was not measured: " in err
+
+
+def test_a_dicom_series_is_timed_and_the_stages_of_the_table_add_up(capsys, bundle, tmp_path):
+    from volseg.synthetic import make_ct, write_series
+
+    write_series(make_ct(1, shape=(40, 36, 12), spacing=(4, 4, 6)), tmp_path / "series")
+    code, out, err = run(capsys, bundle, tmp_path / "series", "--engine", "torch", "--rounds", "1", "--precision", "fp32", "--device", "cpu")
+    assert code == 0, err
+    assert f"threshold on {tmp_path / 'series'}, 1 round" in out
+    rows = {line[:27].strip(): line[27:].split()[0] for line in out.splitlines() if line[27:].strip()}
+    stages = ["start and exit", "read", "load the network", "resample", "forecast", "network", "restore", "write"]
+    # Each number is rounded to a hundredth.
+    assert sum(float(rows[name]) for name in stages) == pytest.approx(float(rows["whole process"]), abs=0.05)
+    # 40 x 36 x 12 voxels of 4 x 4 x 6 mm at 2 mm are 79 x 71 x 34: windows of 32 start every 16, and 34 holds two of them.
+    assert rows["windows (repeats)"] == str(4 * 4 * 2)
+    assert float(rows["foretold s, read to write"]) > 0 and float(rows["foretold memory, MB"]) > 50
+
+
+def test_of_a_folder_with_several_scans_one_has_to_be_named(capsys, bundle, scan, tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        shutil.copy(scan, tmp_path / name)
+    code, _, err = run(capsys, bundle, tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: holds 2 scans, of which one is to be timed; give e.g. {tmp_path / 'a.nii.gz'}" in err
 
 
 @pytest.mark.parametrize(
@@ -92,7 +118,9 @@ def test_it_is_listed_with_examples(capsys):
 
 def test_openvino_is_compared_on_cpus_only():
     assert "openvino" in available_engines("cpu")
-    assert available_engines("cuda:0") == ["torch", "monai"]
+    assert available_engines("cpu")[-2:] == ["torch", "monai"]
+    assert "openvino" not in available_engines("cuda:0")
+    assert set(available_engines("cpu")) <= set(ENGINES)
 
 
 def test_operations_of_the_network_are_counted(bundle):

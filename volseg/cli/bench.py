@@ -36,10 +36,12 @@ ROWS = (
 @click.argument("bundle")
 @click.argument("scan", required=False, type=click.Path(path_type=Path))
 @click.option("--engine", "engines", multiple=True, metavar="NAME", help="Engine to measure, as in `volseg infer` (repeatable)  [default: every one there is]")
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Processes for each engine; a first one that has to convert the network is not counted.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Processes for each engine; a first one that has to convert or measure the network is not counted."
+)
 @click.option("--size", type=click.IntRange(8), nargs=3, metavar="I J K", default=DEFAULT_SIZE, show_default=True, help="Voxels of the synthetic CT that stands in for SCAN.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="Number format of the network.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto", show_default=True, help="Number format of the network.")
 @json_option
 @verbosity_options
 def bench(
@@ -72,9 +74,8 @@ def bench(
 
     console = Console(verbose, quiet, json_output)
     found = read_bundle(find_bundle(bundle))
-    if scan is not None and not scan.exists():
-        msg = f"{scan}: there is no such file or folder; give a scan, or leave it out for a synthetic one"
-        raise InputError(msg)
+    if scan is not None:
+        _check(scan)
     chosen = list(dict.fromkeys(engines)) or available_engines(device)
     options = ["--device", device, "--precision", precision]
     with tempfile.TemporaryDirectory(prefix="volseg-bench-") as name:
@@ -90,6 +91,18 @@ def bench(
         raise InputError(results[0].problem)
     _show(console, document, results)
     return 0
+
+
+def _check(scan: Path) -> None:
+    from volseg.io import discover
+
+    if not scan.exists():
+        msg = f"{scan}: there is no such file or folder; give a scan, or leave it out for a synthetic one"
+        raise InputError(msg)
+    found = discover(scan)
+    if len(found) != 1:
+        msg = f"{scan}: holds {len(found)} scans, of which one is to be timed; give e.g. {found[0]}"
+        raise InputError(msg)
 
 
 def _synthetic(folder: Path, size: Sequence[int]) -> Path:
@@ -125,9 +138,11 @@ def _show(console: Console, document: dict[str, Any], results: Sequence[Measured
     rows = [[label, *(_spread(one.spread(value)) for one in ran)] for value, label in ROWS]
     rows.append(["peak memory, MB", *(_spread(one.spread("peak_memory_bytes"), 1e6, 0) for one in ran)])
     entries = [entry for entry in document["engines"] if "problem" not in entry]
+    rows.append(["foretold s, read to write", *(_foretold(one, "seconds", 1.0, 2) for one in ran)])
+    rows.append(["foretold memory, MB", *(_foretold(one, "peak_memory_bytes", 1e6, 0) for one in ran)])
     rows.append(["windows (repeats)", *(f"{entry['details'].get('windows')} ({entry['details'].get('repeated_windows') or 0})" for entry in entries)])
     rows.append(["precision", *(str(entry["details"].get("precision")) for entry in entries)])
-    rows.append(["first run, converting", *("-" if one.first is None else f"{one.first.process_s:.2f}" for one in ran)])
+    rows.append(["first run, not counted", *("-" if one.first is None else f"{one.first.process_s:.2f}" for one in ran)])
     rows.append(["floor of the network", *(_floor(entry) for entry in entries)])
     memory = machine["memory_bytes"]
     console.say(
@@ -138,7 +153,8 @@ def _show(console: Console, document: dict[str, Any], results: Sequence[Measured
     if floor:
         speeds = ", ".join(f"{speed / 1e9:.0f} GFLOP/s {precision}" for precision, speed in floor["flops_per_second"].items())
         console.say(f"network: {floor['flops_per_window'] / 1e9:.2f} GFLOP a window; this machine: {speeds or 'not measured'}")
-    console.table(f"{document['bundle']} on {document['scan']}, {len(ran[0].rounds)} rounds", columns, rows)
+    rounds = len(ran[0].rounds)
+    console.table(f"{document['bundle']} on {document['scan']}, {rounds} round{'s' if rounds > 1 else ''}", columns, rows)
     for one in results:
         if not one.rounds:
             console.warn(f"engine {one.engine} was not measured: {one.problem}")
@@ -146,7 +162,13 @@ def _show(console: Console, document: dict[str, Any], results: Sequence[Measured
 
 def _spread(numbers: tuple[float, float, float], unit: float = 1.0, digits: int = 2) -> str:
     median, least, most = (f"{number / unit:.{digits}f}" for number in numbers)
-    return f"{median} ({least}-{most})"
+    return median if least == most else f"{median} ({least}-{most})"
+
+
+def _foretold(one: Measured, value: str, unit: float, digits: int) -> str:
+    """What the last round had been told before it ran."""
+    told = (one.rounds[-1].forecast or {}).get(value)
+    return "-" if told is None else f"{told / unit:.{digits}f}"
 
 
 def _floor(entry: dict[str, Any]) -> str:

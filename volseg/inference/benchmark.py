@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from volseg.errors import InputError
 from volseg.inference.calibration import machine_facts
+from volseg.inference.device import may_have_cuda
+from volseg.inference.executors.choice import ENGINES
+from volseg.inference.executors.engines import converted_engine
 
 STAGES = ("start", "read", "load", "preprocess", "forecast", "network", "restore", "write")
 """``start`` is what no stage holds: the interpreter, imports, and the end of the process; ``load`` is waiting for the network once the scan is read."""
@@ -61,7 +63,7 @@ class Measured:
     rounds : tuple of Round
         Those that count.
     first : Round or None
-        A run before them that had to convert the network.
+        A run before them, which found nothing in the cache: it had to convert the network, or to measure it for its forecast.
     problem : str
         Why there are no rounds.
     """
@@ -88,9 +90,17 @@ class Measured:
 
 
 def available_engines(device: str) -> list[str]:
-    """Engines worth comparing on a device, fastest first as a rule; ``monai`` is the bundle's own pipeline."""
-    converted = device in ("auto", "cpu") and util.find_spec("openvino") is not None
-    return [*(["openvino"] if converted else []), "torch", "monai"]
+    """Engines worth comparing on a device, each under the name ``volseg infer --engine`` takes, without importing torch; ``monai`` is the bundle's own pipeline.
+
+    Parameters
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
+    """
+    if device == "auto":
+        device = "cuda" if may_have_cuda() else "cpu"
+    converted = [name for name in ENGINES if name not in ("auto", "torch", "monai") and not converted_engine(name).why_not(device)]
+    return [*converted, "torch", "monai"]
 
 
 def measure_engine(bundle: Path, scan: Path, engine: str, folder: Path, *, rounds: int, options: Sequence[str] = ()) -> Measured:
@@ -116,6 +126,7 @@ def measure_engine(bundle: Path, scan: Path, engine: str, folder: Path, *, round
             one = _run(bundle, scan, engine, folder, options)
         except InputError as error:
             return Measured(engine, problem=str(error))
+        # It may have converted the network, or measured its speed for the forecast, which the later ones find in the cache.
         if one.engine.get("cached_network") is False and first is None:
             first = one
         else:
@@ -143,7 +154,7 @@ def _run(bundle: Path, scan: Path, engine: str, folder: Path, options: Sequence[
         msg = (lines[-1] if lines else f"exit status {process.returncode}").removeprefix("volseg: error: ")
         raise InputError(msg)
     record = json.loads(printed.read_text(encoding="utf-8"))["results"][0]
-    stages = {stage: float(s) for stage, s in record["timings_s"].items()}
+    stages = {stage: float(s) for stage, s in record["timings_s"].items() if stage in STAGES}
     stages["start"] = max(0.0, seconds - sum(stages.values()))
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Round(stages, seconds, usage.ru_utime + usage.ru_stime, peak, record["engine"], record.get("forecast"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,9 @@ STOCK_BYTES_PER_VOXEL = 30
 STOCK_COPIES_OF_SCORES = 3.25
 """Stock MONAI holds the scores of every class at the scan's resolution, a good three times in float32, and some thirty bytes a voxel of image and sampling grid: fitted to whole
 processes of MONAI 1.6 on 512x512x99 (3 classes 2.8 GB, 25 classes 10.1 GB) and 512x512x304 (3 classes 5.5 GB), of which 0.6 GB are programs."""
+
+STOCK_LIBRARIES = 5 * 10**8
+"""What PyTorch and MONAI take of those 0.6 GB, where a run is foretold before it imports them."""
 
 STOCK_BYTES_PER_FURTHER_CHANNEL = 4
 """The channel itself in float32, on the safe side: of 256x256x160 voxels in 1, 2 and 4 channels (2 classes, MONAI 1.6) the peak was 29.1, 29.2 and 29.4 bytes a voxel, which the
@@ -173,7 +177,7 @@ def forecast_stock(grid: Grid, name: str, *, classes: int, channels: int = 1, li
     memory = {
         "scores of all classes": int(STOCK_COPIES_OF_SCORES * 4 * classes * voxels),
         "image and sampling grid": (STOCK_BYTES_PER_VOXEL + STOCK_BYTES_PER_FURTHER_CHANNEL * (channels - 1)) * voxels,
-        "scan and programs": (resident_bytes() or 0) + coming_bytes(),
+        "scan and programs": (resident_bytes() or 0) + coming_bytes() + (0 if "monai" in sys.modules else STOCK_LIBRARIES),
     }
     told = Forecast(0, 0, None, memory, unknown=STOCK_UNTIMED)
     if limit is not None and told.peak_memory_bytes > limit:

@@ -31,7 +31,7 @@ INTERPOLATE_S = 1e-8
 """For each voxel of the scan at a border between classes, and each class: 0.8e-8 to 1.4e-8 were seen for 25, 3 and 2 classes."""
 
 BORDER_SHARE = 0.1
-"""Voxels at a border, an assumption: of 25 random classes with borders as smooth as organs' (Gaussian fields of 8 to 24 mm at 2 mm) 34 to 11 % lay there, of 3 classes 14 to 3 %."""
+"""Voxels at a border, an assumption: of 25 random classes with borders as smooth as organs' (Gaussian fields of 8 to 24 mm) 34 to 11 % lay there, of 3 classes 14 to 3 %."""
 
 WRITE_S = 3e-8
 """For each voxel of the scan: an estimate between a smooth label (compressing it takes 1e-9) and a ragged one of 3 classes (statistics and all took 6.7 s for 512x512x300)."""

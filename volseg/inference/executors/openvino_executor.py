@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from volseg.inference.executors.normalisation import with_exact_means
+
 NETWORK = "network.xml"
 """Name of a converted network's file."""
 
@@ -74,6 +76,9 @@ class OpenVINOExecutor:
         if windows not in self._requests:
             model = self._model.clone()
             model.reshape({model.input(0): [windows, *self._shape]})
+            if self._settings["INFERENCE_PRECISION_HINT"] == "f32":
+                # What bf16 rounds away is more than this mends.
+                model = with_exact_means(model)
             compiled = self._core.compile_model(model, "CPU", self._settings)
             self.precision = PRECISION_NAMES.get(compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), self.precision)
             self._requests[windows] = compiled.create_infer_request()

@@ -109,6 +109,15 @@ def test_axes_are_named_in_the_patients_directions(tmp_path):
     assert case.spacing_mm == (2.0, 1.0, 3.0)
 
 
+def test_cases_whose_files_are_called_alike_are_told_apart(tmp_path):
+    folder = write_boxes(tmp_path / "set", 2)
+    for case in range(2):
+        (folder / f"patient_{case}").mkdir()
+        (folder / "imagesTr" / f"case_{case}_0000.nii.gz").rename(folder / f"patient_{case}" / "ct.nii.gz")
+    edit(folder, training=[{"image": f"patient_{case}/ct.nii.gz", "label": f"labelsTr/case_{case}.nii.gz"} for case in range(2)])
+    assert [case.name for case in take_fingerprint(folder).cases] == ["patient_0_ct", "patient_1_ct"]
+
+
 def test_a_second_look_reads_no_scan(tmp_path, monkeypatch):
     folder = write_boxes(tmp_path / "set", 3)
     first = take_fingerprint(folder)

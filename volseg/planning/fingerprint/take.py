@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from os import sep
@@ -19,6 +20,7 @@ from volseg.dataset.checks import refuse
 from volseg.dataset.folds import fold_numbers
 from volseg.dataset.listing import find_duplicates
 from volseg.errors import DatasetError
+from volseg.io import output_stems
 from volseg.planning.fingerprint.case import Examined, Samples, examine_case, summarise
 from volseg.planning.fingerprint.facts import CaseFacts, ClassFacts, Fingerprint, Triple
 from volseg.planning.fingerprint.stored import keep_examined, read_examined
@@ -53,7 +55,8 @@ def take_fingerprint(dataset: str | Path, *, workers: int = 1, track: Track = it
     datalist = read_datalist(dataset, check_files=False)
     listing = check_listing(datalist)
     readable = [case for case in datalist.cases if all(file.exists() for file in (*case.images, case.label))]
-    examined = list(_examine_all(readable, datalist, workers, track))
+    names = _names(readable)
+    examined = [_named(one, name) for one, name in zip(_examine_all(readable, datalist, workers, track(names)), names, strict=True)]
     twice, shared = find_duplicates([(one.facts.name, one.facts.identity[:-1], one.facts.identity[-1]) for one in examined if one.facts and one.facts.labels], "content")
     # A file listed twice is the same content twice, too.
     contents = [] if any("(file)" in problem for problem in listing.problems) else twice
@@ -70,6 +73,17 @@ def take_fingerprint(dataset: str | Path, *, workers: int = 1, track: Track = it
     return combine(datalist, found, [one.samples for one in examined], [_without_folders(text, datalist.cases) for text in warnings])
 
 
+def _names(cases: Sequence[Case]) -> list[str]:
+    """A name for each case, those of folders alike (``CT/image``) told apart by the folders above."""
+    scans = list(dict.fromkeys(case.images[0].resolve() for case in cases))
+    stems = dict(zip(scans, output_stems(scans), strict=True))
+    return [stems[case.images[0].resolve()] for case in cases]
+
+
+def _named(examined: Examined, name: str) -> Examined:
+    return examined if examined.facts is None else replace(examined, facts=replace(examined.facts, name=name))
+
+
 def _without_folders(text: str, cases: Sequence[Case]) -> str:
     """A warning with the names of files alone: it goes into documents of a bundle, and where the data lay is nobody's business there."""
     folders = {str(file.parent): file.parent for case in cases for file in (*case.images, case.label)}
@@ -78,11 +92,10 @@ def _without_folders(text: str, cases: Sequence[Case]) -> str:
     return text
 
 
-def _examine_all(cases: Sequence[Case], datalist: Datalist, workers: int, track: Track) -> Iterator[Examined]:
+def _examine_all(cases: Sequence[Case], datalist: Datalist, workers: int, names: Iterable[str]) -> Iterator[Examined]:
     labels, ignored = sorted(datalist.labels), datalist.ignore_label
     stored = {id(case): read_examined(case, labels, ignored) for case in cases}
     missing = [case for case in cases if stored[id(case)] is None]
-    names = track([case.name for case in cases])
     if workers < 2 or len(missing) < 2:
         for case, _ in zip(cases, names, strict=False):
             yield stored[id(case)] or _examine(labels, ignored, case)

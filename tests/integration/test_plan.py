@@ -281,6 +281,16 @@ def test_every_choice_has_a_reason_and_a_peer(tmp_path):
         assert ("made coarser" in document) == (device == "cpu")
 
 
+def test_results_of_a_training_take_their_place_in_the_model_card(tmp_path):
+    from volseg.training.export import with_table
+
+    card = (write(tmp_path) / "docs" / "README.md").read_text()
+    assert card.count("Not trained yet.") == 1
+    filled = with_table(card, "| Dice | 0.9 |")
+    assert "Not trained yet." not in filled
+    assert filled.index("## Results") < filled.index("| Dice | 0.9 |") < filled.index("## Limits")
+
+
 def test_a_bundle_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")

@@ -17,6 +17,10 @@ volseg infer scan.nii.gz -b {name} -o out
 """
 
 
+MEASURED = ("<!-- volseg: measured -->", "<!-- volseg: end of measured -->")
+"""Lines between which `volseg train --into-bundle` writes what it measured (volseg/training/export.py)."""
+
+
 def plan_document(plan: Plan, name: str) -> str:
     """Every chosen number with its reason, as a Markdown table."""
     rows = [(choice.what, choice.value, choice.why, choice.nnunet) for choice in explain(plan)]
@@ -61,7 +65,7 @@ def model_card(plan: Plan, name: str) -> str:
         [
             f"# {name}: {', '.join(label for _, label, _ in labels)} on {inputs}",
             "",
-            "**Not trained yet.** Planned by `volseg plan`; a plain MONAI bundle of stock classes.",
+            "Planned by `volseg plan`; a plain MONAI bundle of stock classes.",
             "",
             "**Research only.** Not a medical device. Not for diagnosis, treatment planning or follow-up.",
             "",
@@ -85,7 +89,9 @@ def model_card(plan: Plan, name: str) -> str:
             "",
             "## Results",
             "",
+            MEASURED[0],
             "Not trained yet.",
+            MEASURED[1],
             "",
             "## Limits",
             "",

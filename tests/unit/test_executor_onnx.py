@@ -50,6 +50,44 @@ def test_same_scores_for_every_batch(cache):
         assert np.abs(executor(given[first:last]) - expected[first:last]).max() < 1e-5
 
 
+@pytest.mark.parametrize("norm", [torch.nn.InstanceNorm3d(6), torch.nn.InstanceNorm3d(6, affine=True), torch.nn.GroupNorm(2, 6), torch.nn.GroupNorm(6, 6, affine=False)])
+def test_exact_norms_are_the_same_norms(norm):
+    """In float64, where neither rounds."""
+    from volseg.inference.executors.conversion.exact_norm import ExactNorm, with_exact_norms
+
+    torch.manual_seed(0)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    plain = torch.nn.Sequential(torch.nn.Conv3d(2, 6, 1), norm).double().eval()
+    exact = with_exact_norms(plain)
+    assert isinstance(exact[1], ExactNorm)
+    assert plain[1] is norm
+    given = torch.randn(3, 2, 4, 5, 6, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.allclose(exact(given), plain(given), atol=1e-12, rtol=0)
+
+
+def test_norms_with_stored_statistics_are_left_alone():
+    from volseg.inference.executors.conversion.exact_norm import with_exact_norms
+
+    norm = torch.nn.InstanceNorm3d(2, track_running_stats=True)
+    assert isinstance(with_exact_norms(torch.nn.Sequential(norm))[0], torch.nn.InstanceNorm3d)
+
+
+@needs_onnx
+def test_air_does_not_spoil_the_scores(cache):
+    """Nine tenths of one value: a sum over the window in float32 loses what decides. The check that goes with every conversion looks at such windows; this one is larger."""
+    from volseg.inference.executors.conversion.kept import check_windows
+    from volseg.inference.executors.conversion.onnx import convert
+
+    roi, norm = (64, 64, 64), torch.nn.Sequential(torch.nn.InstanceNorm3d(1)).eval()
+    windows = check_windows(1, 1, roi) * 20
+    exact = windows.astype(np.float64)
+    exact = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-5)
+    found = OnnxExecutor(convert({"test": "air"}, lambda: norm, 1, roi), "onnxruntime", [(CPU, {})], "fp32", 1, 1)(windows)
+    assert np.abs(found - exact).max() < 1e-4 * np.abs(exact).max()
+
+
 @needs_onnx
 def test_networks_that_cannot_be_exported_are_refused(cache):
     from volseg.inference.executors.conversion.onnx import convert

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from volseg.inference.device import cpu_computes_bf16
 from volseg.inference.executors import onnx_executor, openvino_executor
 from volseg.inference.executors.onnx_executor import CUDA, TENSORRT, OnnxExecutor, available_providers, providers_for
 from volseg.inference.executors.openvino_executor import OpenVINOExecutor
@@ -86,8 +87,9 @@ class OpenVINO:
 
     def open(self, model: Path, device: str, channels: int, roi: Sequence[int], precision: str, batch: int | None, threads: int) -> OpenVINOExecutor:
         """See :class:`ConvertedEngine`."""
+        computed = "fp32" if precision == "bf16" and not cpu_computes_bf16() else precision
         # Matrix units for bf16 are kept busy by two windows; without them one window has work enough for all cores.
-        executor = OpenVINOExecutor(model, channels, roi, precision, batch or (2 if precision == "bf16" else 1), threads)
+        executor = OpenVINOExecutor(model, channels, roi, computed, batch or (2 if computed == "bf16" else 1), threads)
         executor.compile()
         return executor
 

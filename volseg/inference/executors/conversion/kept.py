@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,26 @@ def find_converted(facts: Mapping[str, Any], name: str) -> Path | None:
     """The file of a converted network of these facts in the cache, or None."""
     files = read_entry(entry_for(facts), facts)
     return files.get(name) if files else None
+
+
+def check_windows(n: int, channels: int, roi: Sequence[int]) -> Floats:
+    """Windows to compare engines with: noise in a tenth of each and one value elsewhere, as air is in a scan, where sums over a window lose most by rounding.
+
+    Parameters
+    ----------
+    n, channels : int
+        Windows, and channels of each.
+    roi : sequence of 3 int
+        Window size.
+
+    Returns
+    -------
+    ndarray, float32, (n, channels, x, y, z)
+    """
+    windows = np.full((n, channels, *roi), 0.1, dtype=np.float32)
+    part = windows[:, :, : max(1, roi[0] // 10)]
+    part[...] = np.random.default_rng(0).random(part.shape, dtype=np.float32)
+    return windows
 
 
 def check_scores(found: Floats, expected: Floats, engine: str) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from volseg.inference.executors.conversion.kept import check_scores, keep_converted
+from volseg.inference.executors.conversion.kept import check_scores, check_windows, keep_converted
 from volseg.inference.executors.onnx_executor import CPU, INPUT, NETWORK, OUTPUT, OnnxExecutor
 from volseg.inference.executors.torch_executor import UnsupportedNetworkError
 
@@ -50,7 +48,7 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
     import torch
 
     # A batch of one would be taken for a network that takes no other.
-    windows = torch.from_numpy(np.random.default_rng(0).random((2, channels, *roi), dtype=np.float32))
+    windows = torch.from_numpy(check_windows(2, channels, roi))
     loaded = network()
     with torch.inference_mode():
         scores = loaded(windows)
@@ -69,10 +67,12 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
 def _export(network: torch.nn.Module, windows: torch.Tensor, path: Path) -> None:
     import torch
 
+    from volseg.inference.executors.conversion.exact_norm import with_exact_norms
+
     batch = torch.export.Dim("batch", min=1)
     try:
         torch.onnx.export(
-            network,
+            with_exact_norms(network),
             (windows,),
             path,
             dynamo=True,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.inference.executors.conversion.kept import check_scores, keep_converted
-from volseg.inference.executors.openvino_executor import NETWORK, without_telemetry
+from volseg.inference.device import usable_threads
+from volseg.inference.executors.conversion.kept import check_scores, check_windows, keep_converted
+from volseg.inference.executors.openvino_executor import NETWORK, OpenVINOExecutor, without_telemetry
 from volseg.inference.executors.torch_executor import UnsupportedNetworkError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
     with without_telemetry():
         import openvino
 
-    window = np.random.default_rng(0).random((1, channels, *roi), dtype=np.float32)
+    window = check_windows(1, channels, roi)
     loaded = network()
     try:
         model, expected, _alive = _traced(loaded, window)
@@ -56,7 +57,8 @@ def convert(facts: Mapping[str, Any], network: Callable[[], torch.nn.Module], ch
 
     def write(folder: Path) -> None:
         openvino.save_model(model, folder / NETWORK, compress_to_fp16=False)
-        check_scores(_scores(folder / NETWORK, window), expected, "OpenVINO")
+        found = OpenVINOExecutor(folder / NETWORK, channels, roi, "fp32", 1, usable_threads())(window)
+        check_scores(found, expected, "OpenVINO")
 
     return keep_converted(facts, write, keep=keep) / NETWORK
 
@@ -84,13 +86,3 @@ def _traced(network: torch.nn.Module, window: npt.NDArray[np.float32]) -> tuple[
     front = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(traced, example_input=example)
     return front.convert(front.load(decoder)), scores.numpy().copy(), decoder
-
-
-def _scores(model: Path, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    import openvino
-
-    core = openvino.Core()
-    read = core.read_model(model)
-    read.reshape({read.input(0): list(window.shape)})
-    scores: npt.NDArray[np.float32] = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([window])[0]
-    return scores

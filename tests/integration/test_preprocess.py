@@ -135,6 +135,14 @@ def test_a_case_that_fails_is_named_and_the_others_are_kept(workers, made, bundl
         np.testing.assert_array_equal(kept[theirs.name].read("label"), theirs.read("label"))
 
 
+def test_all_cases_that_fail_are_told_of(bundle, dataset, tmp_path):
+    data = broken(dataset, tmp_path / "data")
+    (data / "imagesTr" / "case2.nii.gz").write_bytes(b"nor is this")
+    with pytest.raises(DatasetError, match=r"\(and 1 more of 3 cases\)") as caught:
+        preprocess(read_datalist(data).cases, chain_of(bundle), read_bundle(bundle), cache=tmp_path / "cache", workers=1)
+    assert sorted(problem.split(":")[0] for problem in caught.value.problems) == ["case case1", "case case2"]
+
+
 def test_a_process_that_dies_is_told_of(bundle, dataset, tmp_path):
     own = shutil.copytree(bundle, tmp_path / "own")
     config = json.loads((own / "configs" / "train.json").read_text())

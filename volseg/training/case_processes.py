@@ -55,7 +55,7 @@ class Teller:
         if self.problems:
             more = f" (and {len(self.problems) - 1} more of {self._total} cases)" if len(self.problems) > 1 else ""
             msg = f"{self.problems[0]}{more}"
-            raise DatasetError(msg)
+            raise DatasetError(msg, [str(problem) for problem in self.problems] if more else ())
 
 
 def make_elsewhere(jobs: Sequence[Job], chain: Chain, count: int, teller: Teller) -> None:

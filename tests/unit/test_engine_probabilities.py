@@ -215,3 +215,48 @@ def test_memory_stays_below_the_model_and_the_model_is_no_guess(classes, spill):
     assert used < told + 12e6
     assert spill or used > told / 4
     print(classes, spill, used, told)
+
+
+KEPT = """
+import sys
+from time import perf_counter
+import numpy as np
+from pathlib import Path
+from volseg.geometry import Grid
+from volseg.inference.engine import run
+from volseg.inference.plan import InferencePlan
+from volseg.inference.probability_cost import probability_memory
+from volseg.inference.probability_store import ProbabilityStore
+from volseg.inference.streaming import SlidingWindow
+from volseg.inference.streaming.decision import Decision
+from volseg.inference.workload import workload
+from volseg.io.volume import Source, Volume
+classes, kept = 24, int(sys.argv[2])
+array = np.random.default_rng(0).integers(-1000, 1000, size=(160, 160, 96), dtype=np.int16)
+volume = Volume(array, Grid(array.shape, np.eye(4)), Source(Path("x"), "nifti", "x"))
+plan = InferencePlan("RAS", (2.0, 2.0, 2.0), "bilinear", (), (), SlidingWindow((32, 32, 32), (0.5,) * 3, "gaussian"), Decision())
+buffer = np.ones((1, classes, 32, 32, 32), dtype=np.float32)
+class Network:
+    batch = 1
+    def __call__(self, windows):
+        for n in range(classes):
+            np.multiply(windows[0, 0], np.sin(n + 1), out=buffer[0, n])
+        return buffer
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+store = ProbabilityStore(range(kept), array.shape, Path(sys.argv[1])) if kept else None
+before = peak()
+seconds = run(plan, volume, Network(), classes=classes, probabilities=store)[2]
+told = probability_memory(workload(plan, volume.grid, channels=1, classes=classes), store) if kept else 0
+print(peak() - before, told, seconds.get("probabilities", 0) / max(kept, 1) / array.size)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_memory_for_probabilities_is_foretold_and_not_that_of_all_of_them(tmp_path):
+    """24 labels of 2.5 MB on the scan's grid: 59 MB in bytes, 236 MB in floats."""
+    (without, _, _), (used, told, _) = (
+        [float(n) for n in subprocess.run([sys.executable, "-c", KEPT, str(tmp_path), str(kept)], capture_output=True, text=True, check=True).stdout.split()] for kept in (0, 24)
+    )
+    assert used - without < told + 5e6
+    assert told < 24 * 160 * 160 * 96 / 2

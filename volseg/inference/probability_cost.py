@@ -13,10 +13,13 @@ from volseg.inference.streaming.sliding import slab_axis
 from volseg.inference.workload import Workload
 
 SECONDS_PER_VOXEL = 1.2e-8
-"""To interpolate and keep the probability of one label at one voxel."""
+"""To interpolate and keep the probability of one label at one voxel: an estimate for two cores, about a third of what a machine five times overbooked took."""
 
 PLANES = 2
 """Planes of the network that a plane of the scan lies between."""
+
+COPIES = 6
+"""Arrays of a plane's size that one thread holds while it interpolates and rounds."""
 
 
 def probability_memory(work: Workload, store: ProbabilityStore) -> int:
@@ -31,8 +34,9 @@ def probability_memory(work: Workload, store: ProbabilityStore) -> int:
     """
     axis = slab_axis(work.network_shape, work.window.roi)
     network_plane, scan_plane = (prod(n for other, n in enumerate(shape) if other != axis) for shape in (work.network_shape, work.scan_shape))
-    kept = PLANES * (work.classes * network_plane + len(store) * scan_plane) * FLOAT
-    working = usable_threads() * PLANES * scan_plane * FLOAT
+    # Scores of a plane are copied and activated before they replace the last ones.
+    kept = PLANES * (2 * work.classes * network_plane + len(store) * scan_plane) * FLOAT
+    working = usable_threads() * COPIES * scan_plane * FLOAT
     # What is mapped of a file: planes between two of the network's.
     between = ceil(work.scan_shape[axis] / work.network_shape[axis]) + 1
     return kept + working + len(store) * (between * scan_plane if store.in_file else work.voxels * FLOAT)

@@ -78,7 +78,7 @@ def test_every_kind_of_bundle_is_planned_by_the_engine_and_conforms(tmp_path, ki
     assert list(engine.window.roi) == read_config(bundle.train_config)["patch_size"]
     assert engine.decision.activation == "softmax"
     results = {result.identifier: result for result in run_checks(folder, fast=True)}
-    assert {name for name, result in results.items() if result.status in (Status.FAIL, Status.WARN)} == {"weights"}
+    assert {name: result.detail for name, result in results.items() if result.status in (Status.FAIL, Status.WARN)}.keys() == {"weights"}, results
     assert "the bundle has no weights; train it" in results["weights"].detail
 
 

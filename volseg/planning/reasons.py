@@ -149,7 +149,7 @@ def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         if len(variation.mirror) + len(variation.sided) == 3
         else "bodies are symmetric from left to right only, and scans are turned to RAS; other mirrors make a short training harder"
     )
-    classes = "each label equally often" if plan.classes > 2 else "of the label"
+    classes = "a label, each equally often" if plan.classes > 2 else "the label"
     return (
         Choice(
             "crop (voxels)",
@@ -160,7 +160,7 @@ def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         Choice(
             "patches on foreground",
             f"{variation.foreground:.0%}",
-            f"a third of a batch, one of two, centred on a voxel {classes}; the others on background",
+            f"a third of a batch, one of two, centred on a voxel of {classes}; the others on background",
             "the others anywhere in the scan",
         ),
         Choice("rotation and scaling", f"{variation.probability:.0%} of patches, {rotation}, 0.7 to 1.4 times", f"{few}{flat}", "20 % rotated and 20 % scaled, independently"),

@@ -21,16 +21,16 @@ COMPUTED = {
 }
 """Number formats of each engine; what the device computes of them is for :func:`~volseg.inference.device.precision_for` to say."""
 
-GAIN = {"fp32": 0.35, "bf16": 0.7}
-"""Share of a window's seconds in PyTorch that OpenVINO saves.
+GAIN = {"fp32": 0.3, "bf16": 0.7}
+"""Share of a window's seconds in PyTorch that OpenVINO saves, rounded down from what was measured.
 
-CPU seconds of one thread, so that other work on the machine does not count (best of several runs, torch 2.13, OpenVINO 2026.4, AMD EPYC 7003 with AVX2): nnU-Net's DynUNet 32-320
-at 96^3 9.0 against 5.6 (0.38), ct_tumor's 16-192 at 48^3 0.36 against 0.14 (0.62). Seconds on two cores of a Xeon with AMX, the former network: fp32 4.3 against 2.8 (0.35), bf16
-1.9 against 0.49 in batches of two (0.74).
+CPU seconds of one thread, so that other work on the machine hardly counts (best of several runs, torch 2.13, OpenVINO 2026.4, AMD EPYC 7003 with AVX2): ct_tumor's DynUNet 16-192
+at 48^3 0.41 against 0.22 (0.47) with exact normalisation, 0.36 against 0.14 (0.62) with OpenVINO's own; nnU-Net's 32-320 at 96^3 9.0 against 5.6 (0.38) with OpenVINO's own,
+not measured with the exact one. Seconds on two cores of a Xeon with AMX, the latter network: fp32 4.3 against 2.8 (0.35), bf16 1.9 against 0.49 in batches of two (0.74).
 """
 
 CONVERSION_S = 2.0
-"""Seconds of converting, saving, hashing and compiling that do not grow with a window: 1.3 (ct_tumor) and 1.8 (DynUNet 32-320) measured as above, mostly on one core."""
+"""Seconds of converting, saving, hashing and compiling that do not grow with a window: 1.3 to 2.1 (ct_tumor) and 1.8 (DynUNet 32-320) measured as above, mostly on one core."""
 
 CONVERSION_WINDOWS = {"fp32": 1.7, "bf16": 3.7}
 """And those that do, in windows of PyTorch: it is traced by running one, and checked by one in OpenVINO, both in fp32 always. Measured as above: (9.4 + 5.9) / 9.0, and
@@ -40,7 +40,7 @@ CONVERSION_WINDOWS = {"fp32": 1.7, "bf16": 3.7}
 def conversion_pays(windows: int, window_s: float, precision: str) -> bool:
     """Whether converting to OpenVINO first makes this very run shorter: ``windows x (seconds of torch - seconds of OpenVINO)`` against the seconds of converting.
 
-    For example, in fp32 on two cores, 37 windows of ct_tumor (0.18 s each in torch), or 7 of DynUNet 32-320 at 96^3 (4.5 s each).
+    For example, in fp32 on two cores, 43 windows of ct_tumor (0.18 s each in torch), or 8 of DynUNet 32-320 at 96^3 (4.5 s each).
 
     Parameters
     ----------

@@ -11,6 +11,12 @@ from volseg.io.formats import IMAGE_SUFFIXES, check_exists, format_of
 OUTPUT_ENDINGS = tuple("_seg" + suffix for suffix in IMAGE_SUFFIXES)
 """How volseg's own label files end; they are results, not scans."""
 
+PROBABILITY = "_prob_"
+"""Stands in the name of volseg's own probability maps, between the scan's name and the label's."""
+
+RECORD = "_seg.json"
+"""How the record ends that lies beside the results of a scan."""
+
 
 def discover(path: str | Path) -> list[Path]:
     """List what is to be treated as separate scans.
@@ -19,8 +25,8 @@ def discover(path: str | Path) -> list[Path]:
     ----------
     path : str or Path
         A file is itself, whatever it is. A folder gives the NIfTI, NRRD and MetaImage files it directly holds, and itself when it directly holds DICOM files; when it holds
-        neither, its sub-folders are searched in the same way, each DICOM folder being one scan. Hidden files and folders and volseg's own ``*_seg`` outputs are skipped, and where
-        there are scans, DICOM folders that only hold what is none (RTSTRUCT, SEG, SR).
+        neither, its sub-folders are searched in the same way, each DICOM folder being one scan. Hidden files and folders and volseg's own results (``*_seg``, and ``*_prob_*``
+        beside their record) are skipped, and where there are scans, DICOM folders that only hold what is none (RTSTRUCT, SEG, SR).
 
     Returns
     -------
@@ -69,7 +75,7 @@ def _scans_under(folder: Path, seen: set[Path]) -> Iterator[Path]:
         raise InputError(msg) from error
     files = [entry for entry in entries if entry.is_file()]
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-    scans = [image for image in images if not image.name.lower().endswith(OUTPUT_ENDINGS)]
+    scans = [image for image in images if not _is_result(image)]
     yield from scans
     dicom = any(_is_dicom_slice(file) for file in files if file not in images)
     if dicom:
@@ -78,6 +84,13 @@ def _scans_under(folder: Path, seen: set[Path]) -> Iterator[Path]:
         for entry in entries:
             if entry.is_dir():
                 yield from _scans_under(entry, seen)
+
+
+def _is_result(image: Path) -> bool:
+    """Whether an image is a label map or a probability map that volseg wrote; a scan may have ``_prob_`` in its name, but then no record lies beside it."""
+    parts = image.name.split(PROBABILITY)
+    stems = (PROBABILITY.join(parts[:n]) for n in range(1, len(parts)))
+    return image.name.lower().endswith(OUTPUT_ENDINGS) or any(image.with_name(stem + RECORD).exists() for stem in stems)
 
 
 def _is_dicom_slice(file: Path) -> bool:

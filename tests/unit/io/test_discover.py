@@ -37,6 +37,11 @@ def test_images_of_a_folder_sorted_without_hidden_files_and_outputs(tmp_path: Pa
     assert found(tmp_path) == ["a.nii", "b.NII.GZ", "c.mha", "d.nrrd", "e.nhdr", "f.mhd"]
 
 
+def test_probabilities_beside_their_record_are_no_scans(tmp_path: Path) -> None:
+    tree(tmp_path, "a.nii.gz", "a_seg.json", "a_seg.nii.gz", "a_prob_tumor.nii.gz", "b_prob_x.nii.gz", "b_prob_x_seg.json", "b_prob_x_prob_left_prob_right.nii.gz")
+    assert found(tmp_path) == ["a.nii.gz", "b_prob_x.nii.gz"]
+
+
 def test_a_dicom_folder_is_one_scan(tmp_path: Path) -> None:
     tree(tmp_path, "IM0001.dicom-like", "IM0002.dicom-like", "DICOMDIR.dicom-like")
     assert discover(tmp_path) == [tmp_path]

@@ -207,6 +207,8 @@ def test_names_of_labels_become_names_of_files():
         (5, "_prob_label_5.nii.gz"),
         (7, "_prob_Tumör_edema.nii.gz"),
     )
+    # Two labels in one file would lose the first.
+    assert [name for _, name in probability_endings({1: "a b", 2: "a_b", 3: "a_b_2"})] == ["_prob_a_b_1.nii.gz", "_prob_a_b_2.nii.gz", "_prob_a_b_2_3.nii.gz"]
 
 
 def test_only_probabilities_are_written(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundle_factory import threshold_bundle
+from tests.bundle_factory import edit_config, threshold_bundle
 from volseg.bundle import read_bundle
 from volseg.errors import DeviceError
 from volseg.inference.executors.compiled import MANIFEST
@@ -162,6 +162,24 @@ def test_calibrated_network_is_kept_and_found_again(tmp_path, monkeypatch):
     found = masks(again.executor(8)(window), None)
     assert np.array_equal(found[0], window[0, 0] > THRESHOLD)
     assert again.describe("openvino")["precision"] == "int8"
+
+
+def test_calibration_is_of_one_normalisation(tmp_path, monkeypatch):
+    """With other intensities the same network needs other ranges; in floating point it stays what it is."""
+    asked: list[dict] = []
+    monkeypatch.setattr("volseg.inference.executors.converted.find_converted", lambda facts, name: asked.append(dict(facts)))
+    folder = threshold_bundle(tmp_path, patch=PATCH)
+    for precision in ("int8", "fp32"):
+        for steepest in (240, 3000):
+            chain = json.loads((folder / "configs" / "inference.json").read_text())["preprocessing"]
+            scaling = next(step for step in chain["transforms"] if step["_target_"] == "ScaleIntensityRanged")
+            scaling["a_max"] = steepest
+            edit_config(folder, "inference", preprocessing=chain)
+            bundle = read_bundle(folder)
+            network = Network(bundle, bundle.weights, False, (PATCH, PATCH, PATCH), NetworkSettings("openvino", "cpu", precision))
+            assert network.needs_calibration == (precision == "int8")
+    assert asked[0] != asked[1]
+    assert asked[2] == asked[3]
 
 
 @needs_nncf

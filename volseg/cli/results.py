@@ -115,7 +115,11 @@ def probability_endings(labels: Mapping[int, str]) -> tuple[tuple[int, str], ...
     """Value of each label but the background, and the end of its probability's file name: the label's name where a file can have it, e.g. ``_prob_left_kidney.nii.gz``."""
     names = {value: re.sub(r"[^\w-]+", "_", name).strip("_")[:MOST_OF_NAME] or f"label_{value}" for value, name in labels.items() if value != 0}
     shared = Counter(name.casefold() for name in names.values())
-    return tuple((value, f"_prob_{name}{f'_{value}' if shared[name.casefold()] > 1 else ''}.nii.gz") for value, name in sorted(names.items()))
+    told = {value: f"{name}_{value}" if shared[name.casefold()] > 1 else name for value, name in names.items()}
+    if len({name.casefold() for name in told.values()}) < len(told):
+        # One label's name may be another's with its number.
+        told = {value: f"{name}_{value}" for value, name in names.items()}
+    return tuple((value, f"_prob_{name}.nii.gz") for value, name in sorted(told.items()))
 
 
 def check_source(job: Job, kind: str, header: Any = None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.bundle import Bundle
+from volseg.bundle import Bundle, read_config
 from volseg.inference.device import INT8_CPU_FLAGS, cpu_computes_bf16, cpu_flags, usable_threads
 from volseg.inference.executors.compiled import cache_folder
 from volseg.inference.executors.conversion.facts import network_facts
@@ -127,7 +127,8 @@ class ConvertedNetwork:
     def _int8_facts(self) -> dict[str, Any]:
         # How 8-bit products are added up depends on the CPU, and the labels were compared on this one.
         facts = network_facts(self.bundle, self.digest(), self.roi, self.engine.name, (*self.engine.packages, *INT8_PACKAGES))
-        return {**facts, "precision": "int8", "cpu_flags": sorted(INT8_CPU_FLAGS & cpu_flags())}
+        # Ranges were measured, and labels compared, on scans as this config normalises them and with its decision.
+        return {**facts, "precision": "int8", "cpu_flags": sorted(INT8_CPU_FLAGS & cpu_flags()), "config": read_config(self.bundle.inference_config)}
 
 
 def score_threshold(activation: str, threshold: float | None) -> float | None:

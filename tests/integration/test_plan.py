@@ -111,6 +111,8 @@ def test_ids_that_training_and_preprocessing_count_on(tmp_path):
     assert train["train"]["random_transforms"][0]["_target_"] == "RandCropByPosNegLabeld"
     assert train["train"]["preprocessing"]["transforms"] == "$@train#deterministic_transforms + @train#random_transforms"
     assert train["train"]["dataset"]["_target_"] == "CacheDataset"
+    # Threads that share MONAI's transforms lose channels.
+    assert train["train"]["dataset"]["num_workers"] == train["validate"]["dataset"]["num_workers"] == 1
     assert train["train"]["sampler"] == {
         "_target_": "torch.utils.data.RandomSampler",
         "data_source": "@train#dataset",

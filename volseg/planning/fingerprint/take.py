@@ -15,12 +15,11 @@ from statistics import median
 
 import numpy as np
 
-from volseg.dataset import Case, Datalist, check_listing, read_datalist, split_fold
+from volseg.dataset import Case, Datalist, check_listing, name_cases, read_datalist, split_fold
 from volseg.dataset.checks import refuse
 from volseg.dataset.folds import fold_numbers
 from volseg.dataset.listing import find_duplicates
 from volseg.errors import DatasetError
-from volseg.io import output_stems
 from volseg.planning.fingerprint.case import Examined, Samples, examine_case, summarise
 from volseg.planning.fingerprint.facts import CaseFacts, ClassFacts, Fingerprint, Triple
 from volseg.planning.fingerprint.stored import keep_examined, read_examined
@@ -55,7 +54,7 @@ def take_fingerprint(dataset: str | Path, *, workers: int = 1, track: Track = it
     datalist = read_datalist(dataset, check_files=False)
     listing = check_listing(datalist)
     readable = [case for case in datalist.cases if all(file.exists() for file in (*case.images, case.label))]
-    names = _names(readable)
+    names = name_cases(readable)
     examined = [_named(one, name) for one, name in zip(_examine_all(readable, datalist, workers, track(names)), names, strict=True)]
     twice, shared = find_duplicates([(one.facts.name, one.facts.identity[:-1], one.facts.identity[-1]) for one in examined if one.facts and one.facts.labels], "content")
     # A file listed twice is the same content twice, too.
@@ -71,13 +70,6 @@ def take_fingerprint(dataset: str | Path, *, workers: int = 1, track: Track = it
     refuse(problems, len(datalist.cases))
     warnings = [*listing.warnings, *(() if any("(file)" in warning for warning in listing.warnings) else shared), *(text for one in examined for text in one.warnings)]
     return combine(datalist, found, [one.samples for one in examined], [_without_folders(text, datalist.cases) for text in warnings])
-
-
-def _names(cases: Sequence[Case]) -> list[str]:
-    """A name for each case, those of folders alike (``CT/image``) told apart by the folders above."""
-    scans = list(dict.fromkeys(case.images[0].resolve() for case in cases))
-    stems = dict(zip(scans, output_stems(scans), strict=True))
-    return [stems[case.images[0].resolve()] for case in cases]
 
 
 def _named(examined: Examined, name: str) -> Examined:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from volseg.dataset.nnunet import as_decathlon, is_nnunet
 from volseg.errors import DatasetError
 
 MISSING_SHOWN = 3
@@ -86,10 +87,10 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
     Parameters
     ----------
     dataset : path
-        A folder with a Medical Segmentation Decathlon ``dataset.json``, or a JSON datalist with ``training`` (items ``{"image", "label"[, "fold"]}``; ``image`` is a list when
-        there are several channels). Paths are relative to the folder of the JSON file. Images may be DICOM folders, labels DICOM Segmentations or RT Structure Sets; ``"rois"``
-        (``{"GTV": 1}``), of the list or of an item, says which ROIs become which label. ``"annotated"`` of an item lists the classes (names or values) it is annotated for, and
-        ``"ignore_label"`` of the list is the label value of voxels to be ignored.
+        A folder with a ``dataset.json`` of the Medical Segmentation Decathlon or of nnU-Net v2 (:mod:`volseg.dataset.nnunet`), or a JSON datalist with ``training`` (items
+        ``{"image", "label"[, "fold"]}``; ``image`` is a list when there are several channels). Paths are relative to the folder of the JSON file. Images may be DICOM folders,
+        labels DICOM Segmentations or RT Structure Sets; ``"rois"`` (``{"GTV": 1}``), of the list or of an item, says which ROIs become which label. ``"annotated"`` of an item
+        lists the classes (names or values) it is annotated for, and ``"ignore_label"`` of the list is the label value of voxels to be ignored.
     check_files : bool
         False leaves missing files to :func:`volseg.dataset.check_listing`, which reports them with everything else that is wrong.
 
@@ -100,7 +101,7 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
     Raises
     ------
     DatasetError
-        When the file is missing, is not JSON, has no training cases, an item is malformed, or a named file does not exist.
+        When the file is missing, is not JSON, has no training cases, labels are regions, an item is malformed, or a named file does not exist.
     """
     path = Path(dataset)
     if path.is_dir():
@@ -109,9 +110,11 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
         msg = f"{path}: there is no such dataset; give a folder with a Decathlon dataset.json, or a JSON datalist with a 'training' list"
         raise DatasetError(msg)
     content = _read_json(path)
+    if is_nnunet(content):
+        content = as_decathlon(content, path)
     items = content.get("training")
     if not isinstance(items, list) or not items:
-        msg = f"{path}: there is no 'training' list of labelled cases in it; each item is {{'image': ..., 'label': ...}}"
+        msg = f"{path}: there is no 'training' list of labelled cases in it (each item is {{'image': ..., 'label': ...}}), nor channel_names and file_ending as in nnU-Net v2"
         raise DatasetError(msg)
     cases = _read_cases(items, path, content.get("rois"))
     if check_files:
@@ -128,7 +131,7 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         msg = f"{path}: not a readable JSON file ({error}); give a Decathlon dataset.json or a JSON datalist"
         raise DatasetError(msg) from error
@@ -161,8 +164,8 @@ def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
         msg = f"{path}: training item {number} must name its files as strings, got {item}"
         raise DatasetError(msg)
     fold = item.get("fold")
-    if fold is not None and not isinstance(fold, int):
-        msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number"
+    if fold is not None and not (type(fold) is int and fold >= 0):
+        msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number from 0 on"
         raise DatasetError(msg)
     rois = item.get("rois", rois)
     if rois is not None and not (isinstance(rois, dict) and rois and all(type(value) is int and value >= 1 for value in rois.values())):

@@ -158,6 +158,8 @@ def test_corrections_go_behind_the_decision():
     assert with_refinements(config, [Refinement("FillHoles")], "inference.json")
     assert with_refinements(config, [Refinement("KeepLargestConnectedComponent")], "inference.json")
     assert not with_refinements(config, [], "inference.json")
+    # A cross-validation that is resumed finds the same ones again.
+    assert not with_refinements(config, [Refinement("FillHoles"), Refinement("KeepLargestConnectedComponent")], "inference.json")
     names = [step["_target_"].split(".")[-1] for step in config["postprocessing"]["transforms"]]
     assert names == ["AsDiscreted", "FillHolesd", "KeepLargestConnectedComponentd", "SaveImaged"]
     with pytest.raises(BundleError, match="AsDiscreted"):

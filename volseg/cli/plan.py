@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def plan(
         written = write_bundle(made, output, overwrite=overwrite)
         _write_report(written, dataset, made, choices)
         console.say(f"bundle written to {output}; docs/plan.md has the reasons, {REPORT.as_posix()} the data with pictures of three scans")
-        console.say(f"next: volseg train {output} --data {dataset} --fold 0")
+        console.say(f"next: {shlex.join(['volseg', 'train', str(output), '--data', str(dataset), '--fold', '0'])}")
     console.document({"bundle": None if written is None else str(written), **made.as_dict(), "choices": [vars(choice) for choice in choices]})
 
 

@@ -145,8 +145,8 @@ class Run:
         from volseg.training import train
         from volseg.training.run import finished_run
 
-        limits = {name: self.common[name] for name in ("epochs", "time_limit_s", "patience")}
-        done = finished_run(run_dir, **limits) if several and self.resume else None
+        same = {name: self.common[name] for name in ("epochs", "time_limit_s", "patience", "seed", "settings", "average", "pretrained", "freeze", "cache")}
+        done = finished_run(run_dir, self.bundle, self.data, fold=fold, **same) if several and self.resume else None
         if done is not None:
             self.console.say(f"{run_dir}: finished before")
             return done

@@ -95,6 +95,8 @@ def export_findings(bundle: Bundle, findings: Findings) -> list[Path]:
 def with_refinements(config: dict[str, Any], refinements: Sequence[Refinement], path: Path) -> bool:
     """Put corrections behind the decision (``AsDiscreted``) of an inference config, and behind the corrections that are there; whether anything changed.
 
+    One that is there already is not put there again: a cross-validation that is resumed finds the same ones.
+
     Raises
     ------
     BundleError
@@ -108,8 +110,9 @@ def with_refinements(config: dict[str, Any], refinements: Sequence[Refinement], 
         raise BundleError(msg)
     behind = {"AsDiscreted", "Invertd", *(f"{known}d" for known in ARGUMENTS)}
     after = 1 + max(number for number, step in enumerate(steps) if _class_of(step) in behind)
-    steps[after:after] = [refinement.as_config() for refinement in refinements]
-    return bool(refinements)
+    added = [step for refinement in refinements if (step := refinement.as_config()) not in steps]
+    steps[after:after] = added
+    return bool(added)
 
 
 def next_version(version: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.bundle import Bundle
+from volseg.dataset import name_cases
 from volseg.provenance import sha256_of
 from volseg.training.distributed import Ranks
 from volseg.training.sources import Sources
@@ -35,12 +36,15 @@ class Options:
 
     def identity(self, bundle: Bundle, sources: Sources) -> dict[str, Any]:
         """What a resumed run must have in common with the first part."""
+        return self.recipe(bundle) | {"training cases": [case.name for case in sources.training]}
+
+    def recipe(self, bundle: Bundle) -> dict[str, Any]:
+        """The part of :meth:`identity` that is known before the data are read."""
         return {
             "bundle": bundle.name,
             "fold": self.fold,
             "seed": self.seed,
             "train config": sha256_of(bundle.train_config) if bundle.train_config else None,
-            "training cases": [case.name for case in sources.training],
             "settings": {name: repr(value) for name, value in self.settings.items()},
             "averaged weights": self.average,
             "pretrained weights": None if self.pretrained is None else sha256_of(self.pretrained),
@@ -67,8 +71,9 @@ class Options:
             "compiled": self.compiled,
             "time_limit_s": self.time_limit_s,
             "asked": self.asked,
-            "training_cases": [case.name for case in sources.training],
-            "validation_cases": [case.name for case in sources.validation],
+            "recipe": self.recipe(bundle),
+            "training_cases": name_cases(sources.originals[: len(sources.training)]),
+            "validation_cases": name_cases(sources.originals[len(sources.training) :]),
             "label_sets": {str(value): list(members) for value, members in sources.codes.sets.items()},
         }
 

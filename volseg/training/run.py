@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
+from volseg.dataset import name_cases, read_datalist, split_fold
 from volseg.errors import InputError, OutputError
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
@@ -17,7 +18,7 @@ from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import RunConfig, prepare_config
 from volseg.training.distributed import connect, in_turn, ranks, share_config
 from volseg.training.export import export_weights
-from volseg.training.options import Options, asked
+from volseg.training.options import Options
 from volseg.training.partial import use_codes
 from volseg.training.pretrained import Transfer, apply_pretrained, find_weights
 from volseg.training.progress import EpochReport, Reporter, SilentReporter
@@ -260,12 +261,35 @@ def _both(*receivers: Callable[[EpochReport], None]) -> Callable[[EpochReport], 
     return tell
 
 
-def finished_run(run_dir: str | Path, *, epochs: int | None, time_limit_s: float | None, patience: int | None) -> TrainingResult | None:
-    """What a training in this folder gave, when it ended by the same limits and its weights are there; None when there is still something to do."""
-    folder = Path(run_dir)
+def finished_run(
+    run_dir: str | Path,
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    fold: int | None,
+    epochs: int | None,
+    time_limit_s: float | None,
+    patience: int | None,
+    seed: int,
+    settings: Mapping[str, Any],
+    average: bool,
+    pretrained: str | Path | None,
+    freeze: Sequence[str],
+    cache: str | Path | bool,
+) -> TrainingResult | None:
+    """What a training in this folder gave, when the same was asked of it, on the same cases, and its weights are there; None when there is still something to do.
+
+    The arguments are those of :func:`train`. Cases are compared by name: after one was added or taken away the folds are dealt anew, and a model of before would be scored on cases
+    that it was trained on.
+    """
+    folder, read = Path(run_dir), read_bundle(find_bundle(bundle))
+    weights = None if pretrained is None else find_weights(pretrained)
+    options = Options(fold, epochs, time_limit_s, patience, True, "", "", seed, settings, average, weights, tuple(freeze), False, ranks(), cache)
+    cases = name_cases(split_fold(read_datalist(data).cases, fold)[0])
+    wanted = {"asked": options.asked, "recipe": options.recipe(read), "training_cases": cases}
     try:
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        complete = record["asked"] == asked(epochs, time_limit_s, patience) and record["weights_sha256"] == sha256_of(folder / BEST)
+        complete = all(record[key] == value for key, value in wanted.items()) and record["weights_sha256"] == sha256_of(folder / BEST)
         ended = (record["epochs"], record["elapsed_s"], record["stopped_by"], record["best_metric"], record["best_epoch"])
     except (OSError, ValueError, KeyError):
         return None

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.bundle import Bundle
+from volseg.bundle import Bundle, read_config
 from volseg.dataset import Case
+from volseg.dataset.cache.identity import digest_of
 from volseg.evaluation import Overlap, count_overlaps
 from volseg.geometry import Grid
+from volseg.inference.refine import ARGUMENTS
 from volseg.io import load, load_label, output_stems
 from volseg.io.labels import label_object_kind
 from volseg.io.text import write_text
@@ -28,8 +30,10 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 PREDICTIONS = "validation"
 """Folder of a fold's run with its predictions."""
 
-MADE_BY = ".weights.sha256"
-"""Beside them: the hash of the weights that made them, so that a new training makes new ones."""
+SUFFIX = "_seg.nii.gz"
+
+MADE_BY = ".made_by"
+"""Beside them: hashes of the weights and the inference config that made them, so that others make new ones."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class HeldOut:
     prediction: Path
     known: frozenset[int]
     ignored: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the case among those of its fold: that of its prediction."""
+        return self.prediction.name.removesuffix(SUFFIX)
 
     def read(self) -> Pair:
         """Prediction and reference; voxels that are to be ignored are background in both."""
@@ -83,7 +92,7 @@ class Pair:
 
 
 def predict_fold(bundle: Bundle, weights: Path, cases: Sequence[Case], folder: Path, *, device: str, precision: str, reporter: Reporter) -> list[Path]:
-    """Segment the cases of a fold; predictions that the same weights made before are kept.
+    """Segment the cases of a fold; predictions that the same weights and inference made before are kept.
 
     Parameters
     ----------
@@ -107,22 +116,37 @@ def predict_fold(bundle: Bundle, weights: Path, cases: Sequence[Case], folder: P
     """
     from volseg.inference import Segmenter
 
-    targets = [folder / f"{stem}_seg.nii.gz" for stem in output_stems([case.images[0] for case in cases])]
-    digest = sha256_of(weights)
+    targets = [folder / f"{stem}{SUFFIX}" for stem in output_stems([case.images[0] for case in cases])]
+    made_by = f"{sha256_of(weights)} {digest_of(_without_corrections(bundle))}"
     mark = folder / MADE_BY
-    kept = mark.is_file() and mark.read_text(encoding="utf-8").strip() == digest
+    kept = mark.is_file() and mark.read_text(encoding="utf-8").strip() == made_by
     missing = [(case, target) for case, target in zip(cases, targets, strict=True) if not (kept and target.is_file())]
     if not missing:
         return targets
-    write_text(mark, f"{digest}\n")
     if not kept:
+        # First, or predictions of other weights would pass for these after an interruption.
         for target in targets:
             target.unlink(missing_ok=True)
+        write_text(mark, f"{made_by}\n")
     with Segmenter(bundle.path, weights=weights, device=device, precision=precision) as segmenter:
         for case, target in missing:
             reporter.message(f"segmenting {case.name} of {folder.parent.name}")
             segmenter.segment(scan_of(case, bundle)).save(target)
     return targets
+
+
+def _without_corrections(bundle: Bundle) -> Any:
+    """The inference config but for the corrections of the label: those that a cross-validation put there are no reason to segment its cases again."""
+    corrections = {f"{name}d" for name in ARGUMENTS}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [strip(part) for part in value if not (isinstance(part, dict) and str(part.get("_target_", "")).rpartition(".")[2] in corrections)]
+        return value
+
+    return strip(read_config(bundle.inference_config))
 
 
 def scan_of(case: Case, bundle: Bundle) -> Path | Mapping[str, Volume | str | Path]:

@@ -98,7 +98,7 @@ def cross_validate(
         for item in (item for item in held if item.fold == fold):
             pair = item.read()
             refined = refine(pair.prediction.copy(), choice.refinements, pair.grid.spacing)
-            cases.append(CaseScores(fold, item.case.name, pair.dice(), pair.dice(refined), pair.dice(place(votes, pair.grid))))
+            cases.append(CaseScores(fold, item.name, pair.dice(), pair.dice(refined), pair.dice(place(votes, pair.grid))))
     found = CrossValidation(read.name, datalist.name, labels, tuple(cases), choice)
     write_json(folder / "summary.json", found.to_dict())
     if into:

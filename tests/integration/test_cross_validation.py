@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,9 +15,13 @@ import torch
 from tests.bundle_factory import dice, edit_config, threshold_bundle, tiny_bundle, write_scan
 from volseg import Segmenter
 from volseg.bundle import read_bundle
+from volseg.dataset import read_datalist, split_fold
 from volseg.geometry import Grid
 from volseg.inference.refine import Refinement
 from volseg.training.export import with_refinements
+from volseg.training.folds.held_out import predict_fold
+from volseg.training.progress import SilentReporter
+from volseg.training.run import finished_run
 
 
 def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,6 +97,49 @@ def test_finished_folds_are_not_trained_again(cross_validated):
     assert (run / "fold1" / "last.pt").stat().st_mtime_ns == before
     assert "Cross-validation" in done.stdout
     assert "segmenting" not in done.stderr
+
+
+ASKED = {"epochs": 2, "time_limit_s": None, "patience": None, "seed": 0, "settings": {}, "average": True, "pretrained": None, "freeze": (), "cache": True}
+
+
+def test_a_fold_trained_in_another_way_or_on_other_cases_is_not_finished(cross_validated, dataset, tmp_path):
+    """A case that moved to the validation of a fold was trained on by the model of before: its score would be no score."""
+    bundle, run, command, _ = cross_validated
+    found = finished_run(run / "fold0", bundle, dataset, fold=0, **ASKED)
+    assert found is not None
+    assert found.epochs == 2
+    for change in ({"epochs": 3}, {"seed": 1}, {"settings": {"optimizer#lr": 0.5}}, {"average": False}, {"cache": False}, {"freeze": ("*",)}):
+        assert finished_run(run / "fold0", bundle, dataset, fold=0, **ASKED | change) is None, change
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["training"][1]["fold"] = 0
+    moved = dataset / "moved.json"
+    moved.write_text(json.dumps(content))
+    assert finished_run(run / "fold0", bundle, moved, fold=0, **ASKED) is None
+    other = shutil.copytree(bundle, tmp_path / bundle.name)
+    edit_config(other, "train", val_interval=7)
+    assert finished_run(run / "fold0", other, dataset, fold=0, **ASKED) is None
+    done = run_cli(*command, "--resume", "--seed", "1")
+    assert done.returncode == 2
+    assert "made with seed 0, but this run has 1" in done.stderr
+
+
+def test_predictions_are_made_again_when_inference_changes(cross_validated, dataset, tmp_path):
+    bundle, run, _, _ = cross_validated
+    own, folder = shutil.copytree(bundle, tmp_path / bundle.name), shutil.copytree(run / "fold0" / "validation", tmp_path / "validation")
+    cases = split_fold(read_datalist(dataset).cases, 0)[1]
+
+    def segmented() -> int:
+        lines: list[str] = []
+        reporter = SilentReporter()
+        reporter.message = lines.append
+        predict_fold(read_bundle(own), run / "fold0" / "model.pt", cases, folder, device="cpu", precision="fp32", reporter=reporter)
+        return len(lines)
+
+    assert segmented() == 0
+    config = json.loads((own / "configs" / "inference.json").read_text())
+    edit_config(own, "inference", inferer={**config["inferer"], "overlap": 0.625})
+    assert segmented() == len(cases) == 2
+    assert segmented() == 0
 
 
 def test_fold_weights_without_a_cross_validation_are_refused(dataset, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -227,3 +228,31 @@ def test_page_names_every_member(bundle, weights, volume):
     rows = dict(dict(provenance(report))["Bundle"])
     assert rows["Weights"] == "model_fold0.pt, model_fold1.pt"
     assert rows["Weights SHA-256"] == ", ".join(report["bundle"]["weights_sha256"])
+
+
+@pytest.mark.parametrize("engine", ["torch", "monai"])
+def test_only_the_flips_of_training_are_averaged(engine, bundle, volume, tmp_path):
+    """A scan mirrored along an axis of `mirror_axes` gives the mirrored answer; along another axis it need not, and with a network that is not symmetric does not."""
+    own = tmp_path / "mirrored"
+    shutil.copytree(bundle, own)
+    edit_config(own, "metadata", mirror_axes=[0])
+    edit_config(own, "inference", spacing=[4.0, 4.0, 5.0], patch_size=[48, 48, 48])
+    segmenter = Segmenter(own, engine=engine, precision="fp32", device="cpu", tta=True)
+    found = segmenter.segment(volume, probabilities=True)
+    assert (found.engine["flips"], found.engine["runs_per_window"]) == (2, 2)
+    differences = []
+    for axis in (0, 1):
+        turned = segmenter.segment(Volume(np.flip(volume.array, axis).copy(order="F"), GRID, volume.source), probabilities=True)
+        differences.append(float(np.abs(np.flip(turned.probabilities[1], axis) - found.probabilities[1]).max()))
+    assert differences[0] < 1e-3 < 0.01 < differences[1]
+
+
+def test_flips_of_a_bundle_trained_without_are_refused(bundle, tmp_path):
+    own = tmp_path / "unmirrored"
+    shutil.copytree(bundle, own)
+    edit_config(own, "metadata", mirror_axes=[])
+    with pytest.raises(InputError, match="trained without mirroring"):
+        Segmenter(own, tta=True)
+    edit_config(own, "metadata", mirror_axes=[0, 3])
+    with pytest.raises(BundleError, match="mirror_axes"):
+        Segmenter(own)

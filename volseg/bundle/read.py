@@ -46,6 +46,9 @@ class Bundle:
         One name per input channel.
     modality : str or None
         As the metadata gives it, e.g. ``"CT"``.
+    mirror_axes : tuple of int
+        Axes of the network's input (0, 1, 2 for x, y, z) that mirrored scans were trained along, by the metadata's ``mirror_axes``; all of them where it says nothing.
+        Flips at test time along others would ask the network for what it never saw.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class Bundle:
     input_channels: int
     channel_names: tuple[str, ...]
     modality: str | None
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -107,7 +111,16 @@ def read_bundle(path: str | Path) -> Bundle:
         input_channels=channels,
         channel_names=_channel_names(image, channels, where),
         modality=str(modality) if modality else None,
+        mirror_axes=_mirror_axes(metadata, where),
     )
+
+
+def _mirror_axes(metadata: Mapping[str, Any], where: Path) -> tuple[int, ...]:
+    axes = metadata.get("mirror_axes", [0, 1, 2])
+    if not isinstance(axes, list) or any(type(axis) is not int or axis not in (0, 1, 2) for axis in axes) or len(set(axes)) != len(axes):
+        msg = f"{where}: `mirror_axes` must list different ones of 0, 1 and 2 (x, y, z), got {axes!r}"
+        raise BundleError(msg)
+    return tuple(axes)
 
 
 def find_config(bundle: Path, stem: str) -> Path | None:

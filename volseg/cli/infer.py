@@ -69,7 +69,11 @@ DEFAULT_OUTPUT = Path("out")
     metavar="FILE",
     help="Other weights for the bundle's network, e.g. RUN_DIR/model.pt. Repeatable: an ensemble, whose scores (before the softmax) are averaged, as nnU-Net does with its folds.",
 )
-@click.option("--tta", is_flag=True, help="Test-time augmentation: average the scores of all 8 flips of each window; the network takes 8 times as long.")
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Test-time augmentation: average the scores of each window's mirror images (8 flips; fewer where the bundle's mirror_axes says so), which takes as many times as long.",
+)
 @click.option("--overlap", type=float, metavar="F", help="Overlap of the sliding windows, 0 to below 1  [default: the bundle's own]")
 @click.option("--probabilities", is_flag=True, help="Write the probability of each label too, as 8-bit NIfTI on the scan's grid (steps of 1/255): *_prob_LABEL.nii.gz.")
 @click.option("--preview/--no-preview", default=True, show_default=True, help="Write a picture of three planes beside each label.")

@@ -29,7 +29,7 @@ class Settings:
     weights : tuple of Path
         Other weights for the bundle's network; of several the scores are averaged.
     tta : bool
-        Whether each window is run in all eight flips.
+        Whether each window is also run in the flips the bundle was trained to see.
     overlap : float or None
         Of the sliding windows; None is the bundle's own.
     series : str or None

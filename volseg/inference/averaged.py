@@ -24,13 +24,14 @@ class Members:
     ----------
     networks : sequence of Network
         At least one; the same definition with different weights.
-    flips : bool
-        Whether each window is run in all eight flips.
+    flips : sequence of int
+        Axes (0, 1, 2 for x, y, z) along which each window is also run flipped, in every combination; none by default.
     """
 
-    def __init__(self, networks: Sequence[Network], *, flips: bool = False) -> None:
+    def __init__(self, networks: Sequence[Network], *, flips: Sequence[int] = ()) -> None:
         self.networks = list(networks)
-        self.averaging = Averaging(len(self.networks), len(flips_of()) if flips else 1)
+        self.averaging = Averaging(len(self.networks), len(flips_of(flips)))
+        self._flips = tuple(flips)
         self._executors: list[Executor] = []
         self._executor: Executor | None = None
 
@@ -73,7 +74,7 @@ class Members:
         """
         found: list[Executor] = [network.executor(windows * self.averaging.flips) for network in self.networks]
         if self._executor is None or any(new is not old for new, old in zip(found, self._executors, strict=True)):
-            members = [Flipped(executor) for executor in found] if self.averaging.flips > 1 else found
+            members = [Flipped(executor, self._flips) for executor in found] if self.averaging.flips > 1 else found
             self._executors, self._executor = found, members[0] if len(members) == 1 else Ensemble(members)
         return self._executor
 

@@ -57,7 +57,7 @@ class Pipeline:
     weights: str
 
 
-def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path] = (), overlap: float | None = None, *, flips: bool = False) -> Pipeline:
+def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path] = (), overlap: float | None = None, *, flips: Sequence[int] = ()) -> Pipeline:
     """Instantiate a bundle's inference config.
 
     Parameters
@@ -70,8 +70,8 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path]
         Other weights for the same network (a ``model.pt`` or ``last.pt`` of ``volseg train``); the scores of several are averaged.
     overlap : float, optional
         Overrides the overlap of a sliding-window inferer.
-    flips : bool
-        Whether each window is run in all eight flips.
+    flips : sequence of int
+        Axes (0, 1, 2 for x, y, z) along which each window is also run flipped, in every combination; none by default.
 
     Raises
     ------
@@ -95,13 +95,13 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path]
     return Pipeline(preprocess, _averaged(networks, flips=flips), inferer, postprocess, device, files)
 
 
-def _averaged(networks: Sequence[torch.nn.Module], *, flips: bool) -> Callable[..., Any]:
+def _averaged(networks: Sequence[torch.nn.Module], *, flips: Sequence[int]) -> Callable[..., Any]:
     """One network as it is; else the mean of the scores of all of them in all flips, as :mod:`~volseg.inference.executors.averaging` has it."""
     import torch
 
     if len(networks) == 1 and not flips:
         return networks[0]
-    turns = flips_of() if flips else [()]
+    turns = flips_of(flips)
 
     def forward(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         total: torch.Tensor | None = None

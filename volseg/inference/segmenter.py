@@ -55,7 +55,8 @@ class Segmenter:
     batch : int, optional
         Windows at once in the engine; None leaves it to the executor.
     tta : bool
-        Test-time augmentation: run each window in all eight flips and average the scores, which takes eight times as long.
+        Test-time augmentation: run each window in every combination of flips along the axes the bundle was trained to see mirrored (its ``mirror_axes``; all
+        three, so eight runs, where it says nothing) and average the scores.
     max_memory : int, optional
         Bytes of RAM the process may use: batches are made smaller to keep it, and a scan that cannot be kept within it is refused before the network runs.
 
@@ -65,6 +66,8 @@ class Segmenter:
         When the bundle cannot be used or has no weights.
     DeviceError
         When the device, precision or engine is not available.
+    InputError
+        When ``tta`` is asked of a bundle that was trained without mirroring.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Segmenter:
         self._device = device_name(device)
         self._precision = precision_for(precision, self._device.partition(":")[0], engine)
         self._other_weights = _given_weights(weights)
-        self._overlap, self._tta = overlap, tta
+        self._overlap, self._flips = overlap, _flips(self.bundle, tta)
         self._max_memory = max_memory
         settings = NetworkSettings("auto" if engine == "monai" else engine, self._device, precision, batch)
         self.fast, self._reason = self._plan(engine, settings)
@@ -219,7 +222,7 @@ class Segmenter:
 
     def _networks(self, roi: tuple[int, int, int], settings: NetworkSettings) -> Members:
         paths = self._other_weights or (weights_path(self.bundle),)
-        return Members([Network(self.bundle, path, bool(self._other_weights), roi, settings) for path in paths], flips=self._tta)
+        return Members([Network(self.bundle, path, bool(self._other_weights), roi, settings) for path in paths], flips=self._flips)
 
     def _run(self, volume: Volume, progress: WindowProgress | None, probabilities: ProbabilityStore | None) -> Outcome:
         reason = self._why_stock(volume, probabilities=probabilities is not None)
@@ -251,7 +254,7 @@ class Segmenter:
         self._refuse_int8(reason)
         if self._stock is None:
             with quiet_libraries():
-                pipeline = build_pipeline(self.bundle, select_device(self._device), self._other_weights, self._overlap, flips=self._tta)
+                pipeline = build_pipeline(self.bundle, select_device(self._device), self._other_weights, self._overlap, flips=self._flips)
             self._stock = StockRunner(self.bundle, pipeline, self._precision, self._members.averaging)
         self._stock.reason = reason
         return self._stock
@@ -269,6 +272,14 @@ class Segmenter:
             "path": str(self.bundle.path),
             **self._members.identity(),
         }
+
+
+def _flips(bundle: Bundle, tta: bool) -> tuple[int, ...]:
+    """Axes to flip windows along."""
+    if tta and not bundle.mirror_axes:
+        msg = f"--tta: {bundle.name} was trained without mirroring (`mirror_axes` of its metadata is empty), so flipped scans would only harm; leave --tta out"
+        raise InputError(msg)
+    return bundle.mirror_axes if tta else ()
 
 
 def _given_weights(weights: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:

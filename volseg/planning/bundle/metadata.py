@@ -46,6 +46,7 @@ def metadata(plan: Plan, name: str) -> dict[str, Any]:
         "eval_metrics": {},
         "intended_use": "Research. Not a medical device; not for diagnosis or treatment planning.",
         "references": [REFERENCE],
+        "mirror_axes": list(plan.variation.mirror),
         "network_data_format": {"inputs": {"image": _image(plan)}, "outputs": {"pred": _prediction(plan, labels)}},
     }
 

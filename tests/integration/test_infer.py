@@ -383,6 +383,15 @@ def test_foreign_files_are_not_replaced(capsys, tmp_path, bundle, scan):
     assert [path.name for path in out.iterdir()] == ["scan_seg.nii.gz"]
 
 
+def test_a_folder_where_a_result_goes_is_told_before_the_work(capsys, tmp_path, bundle, scan):
+    """With --overwrite too, and even where the folder is the last thing to be written."""
+    (tmp_path / "out" / "scan_seg.json").mkdir(parents=True)
+    code, _, err = call(capsys, "infer", scan, "-b", bundle, "-o", tmp_path / "out", "-q", "--overwrite")
+    assert code == 2
+    assert err == f"volseg: error: {tmp_path / 'out' / 'scan_seg.json'}: is a folder where a result would go; move it away, or choose another folder with -o\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scan_seg.json"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX file-size limits")
 def test_full_disk(bundle, tmp_path):
     """A file-size limit stands in for a full disk: both fail in the middle of a write. Noise does not compress, so the label exceeds the limit."""

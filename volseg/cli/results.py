@@ -255,7 +255,7 @@ def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:
     InputError
         If a result would replace an input scan.
     OutputError
-        If it would replace a file that volseg did not write.
+        If it would replace a file that volseg did not write, or stand where a folder is.
     """
     scans = {path.resolve() for job in jobs for path in (job.scan, *(path for _, path in job.channels))}
     for job in jobs:
@@ -264,6 +264,10 @@ def refuse_foreign(jobs: Sequence[Job], *, overwrite: bool) -> None:
         if same is not None:
             msg = f"{same}: the result would replace an input scan; choose another folder with -o"
             raise InputError(msg)
+        folder = next((path for path in present if path.is_dir()), None)
+        if folder is not None:
+            msg = f"{folder}: is a folder where a result would go; move it away, or choose another folder with -o"
+            raise OutputError(msg)
         if present and not overwrite and not _is_ours(job.json):
             msg = f"{present[0]}: it exists and was not written by volseg; choose another folder with -o, or add --overwrite"
             raise OutputError(msg)

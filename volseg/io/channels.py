@@ -127,8 +127,10 @@ def combine(channels: Mapping[str, Volume]) -> Volume:
             raise InputError(msg)
     first, *further = named
     notes = [note if len(named) == 1 else f"{volume.source.channel}: {note}" for volume in named for note in volume.warnings]
-    for volume in further:
+    for number, volume in enumerate(further, start=1):
         _check_frame(first, volume)
+        twice = (other.source.channel for other in named[:number] if _same(other, volume))
+        notes += [f"channels {other} and {volume.source.channel} are one and the same scan ({volume.source.path})" for other in twice]
         notes += _check_coverage(first, volume)
     return replace(first, warnings=tuple(notes), further=tuple(further))
 
@@ -139,6 +141,12 @@ def with_names(volume: Volume, names: Sequence[str]) -> Volume:
         return volume
     named = [replace(channel, source=replace(channel.source, channel=channel.source.channel or name), further=()) for channel, name in zip(volume.channels, names, strict=True)]
     return replace(named[0], further=tuple(named[1:]))
+
+
+def _same(one: Volume, other: Volume) -> bool:
+    """Whether two channels were read from the same content; a bundle may want that, a slip of the hand is likelier."""
+    known = one.source.sha256 or one.source.series_instance_uid
+    return known is not None and known == (other.source.sha256 or other.source.series_instance_uid)
 
 
 def _check_frame(first: Volume, other: Volume) -> None:

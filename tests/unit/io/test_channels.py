@@ -207,6 +207,14 @@ def test_combined_channels_keep_their_grids_and_tell_what_is_doubtful():
     assert combine({"CT": ct, "PET": volume(OTHERS["coarser, larger"])}).warnings == ()
 
 
+def test_one_scan_for_two_channels_is_told(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(ramp(4, 5, 6), np.eye(4)), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(ramp(4, 5, 6) + np.int16(1), np.eye(4)), tmp_path / "b.nii")
+    twice = load_channels([("CT", tmp_path / "a.nii"), ("PET", tmp_path / "a.nii")], ["CT", "PET"])
+    assert twice.warnings == (f"channels CT and PET are one and the same scan ({tmp_path / 'a.nii'})",)
+    assert load_channels([("CT", tmp_path / "a.nii"), ("PET", tmp_path / "b.nii")], ["CT", "PET"]).warnings == ()
+
+
 def test_channels_that_do_not_overlap_are_refused():
     with pytest.raises(GeometryError, match=r"PET.nii.gz: channel PET does not overlap channel CT .* 300 mm apart"):
         combine({"CT": volume(FIRST), "PET": volume(grid(centre=(303, -40, 20)), channel="PET")})

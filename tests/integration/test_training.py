@@ -246,6 +246,33 @@ def test_labels_that_do_not_fit_are_refused_by_name_before_anything_runs(change,
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_that_are_all_empty_are_refused(bundle, dataset, tmp_path):
+    import nibabel as nib
+
+    data = shutil.copytree(dataset, tmp_path / "data")
+    for path in (data / "labelsTr").iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+    with pytest.raises(DatasetError, match="every label map is empty"):
+        train(bundle, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scan_on_both_sides_of_the_split_is_refused(bundle, dataset, tmp_path):
+    """Through a link of another name, too; with one fold for both, or where all cases train, nothing leaks."""
+    data = shutil.copytree(dataset, tmp_path / "data")
+    (data / "imagesTr" / "again.nii.gz").symlink_to("case0.nii.gz")
+    content = json.loads((data / "dataset.json").read_text())
+    content["training"].append({"image": "imagesTr/again.nii.gz", "label": "labelsTr/case0.nii.gz", "fold": 1})
+    (data / "dataset.json").write_text(json.dumps(content))
+    for fold in (0, 1):
+        with pytest.raises(DatasetError, match="trained on and validated with at once"):
+            train(bundle, data, tmp_path / "run", fold=fold)
+    assert not (tmp_path / "run").exists()
+    assert train(bundle, data, tmp_path / "all", fold=None, epochs=1, device="cpu").epochs == 1
+    assert train(bundle, data, tmp_path / "other", fold=2, epochs=1, device="cpu").epochs == 1
+
+
 def test_damaged_scan_is_named(bundle, dataset, tmp_path):
     data = shutil.copytree(dataset, tmp_path / "data")
     path = data / "imagesTr" / "case2.nii.gz"

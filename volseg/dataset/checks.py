@@ -47,7 +47,7 @@ class Inspection:
     label: Volume | None = None
 
 
-def check_cases(cases: Sequence[Case], labels: Collection[int]) -> None:
+def check_cases(cases: Sequence[Case], labels: Collection[int]) -> int:
     """Read every image and label once, and refuse what cannot be trained on.
 
     Parameters
@@ -57,6 +57,11 @@ def check_cases(cases: Sequence[Case], labels: Collection[int]) -> None:
     labels : collection of int
         Values a label map may hold.
 
+    Returns
+    -------
+    int
+        How many of the cases have anything labelled.
+
     Raises
     ------
     DatasetError
@@ -64,8 +69,14 @@ def check_cases(cases: Sequence[Case], labels: Collection[int]) -> None:
         no common field of view. The first problem is in the message, all of them are in ``problems``.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        problems = [problem for found in pool.map(lambda case: inspect_case(case, labels).problems, cases) for problem in found]
-    refuse(problems, len(cases))
+        found = list(pool.map(lambda case: _judge(inspect_case(case, labels)), cases))
+    refuse([problem for problems, _ in found for problem in problems], len(cases))
+    return sum(labelled for _, labelled in found)
+
+
+def _judge(inspection: Inspection) -> tuple[tuple[str, ...], bool]:
+    """Without the volumes, which need not stay in memory: the problems, and whether anything is labelled."""
+    return inspection.problems, inspection.label is not None and bool(inspection.label.array.any())
 
 
 def refuse(problems: Sequence[str], cases: int) -> None:

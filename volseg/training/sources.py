@@ -86,19 +86,34 @@ def prepare_sources(bundle: Bundle, datalist: Datalist, run_dir: Path, *, fold: 
     Raises
     ------
     DatasetError
-        When cases cannot be trained on.
+        When cases cannot be trained on, none has anything labelled, or a scan is on both sides of the split.
     """
     training, validation = split_fold(datalist.cases, fold)
+    _refuse_leaks(training, validation, datalist.path)
     check_channels(bundle, datalist.cases, datalist.path)
     cases = [*training, *validation]
     codes = label_codes(cases, bundle.labels, datalist.ignore_label, datalist.path)
     if not checked:
         reporter.message(f"checking {len(cases)} cases")
-        check_cases(cases, {*bundle.labels, *([] if datalist.ignore_label is None else [datalist.ignore_label])})
+        labelled = check_cases(cases, {*bundle.labels, *([] if datalist.ignore_label is None else [datalist.ignore_label])})
+        if not labelled:
+            msg = f"{datalist.path}: every label map is empty; there is nothing to learn from"
+            raise DatasetError(msg)
     converted = convert_cases(cases, run_dir / CONVERTED, channels=bundle.channel_names, reuse=reuse, progress=reporter.message)
     encoded = encode_cases(converted, bundle.labels, codes, run_dir / CONVERTED, datalist.path)
     originals = tuple(case if new is old else replace(case, label=new.label) for case, old, new in zip(cases, converted, encoded, strict=True))
     return Sources(tuple(encoded[: len(training)]), tuple(encoded[len(training) :]), originals, codes)
+
+
+def _refuse_leaks(training: Sequence[Case], validation: Sequence[Case], path: Path) -> None:
+    """Refuse a scan on both sides of the split: its score would say nothing."""
+    seen = {image.resolve() for case in training for image in case.images}
+    shared = [(case, image) for case in validation for image in case.images if image.resolve() in seen]
+    if shared:
+        case, image = shared[0]
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        msg = f"{path}: {image} would be trained on and validated with at once (case {case.name}){more}; list each scan once, or give its cases one fold in the datalist"
+        raise DatasetError(msg)
 
 
 def check_channels(bundle: Bundle, cases: Sequence[Case], path: Path) -> None:

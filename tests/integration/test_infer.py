@@ -383,6 +383,41 @@ def test_foreign_files_are_not_replaced(capsys, tmp_path, bundle, scan):
     assert [path.name for path in out.iterdir()] == ["scan_seg.nii.gz"]
 
 
+@pytest.mark.parametrize("arguments", [[""], ["scan.nii.gz", "-o", ""]])
+def test_an_empty_path_is_not_this_folder(capsys, tmp_path, monkeypatch, scan, arguments):
+    """As ``volseg infer "$UNSET"`` gives it: everything in the current folder was segmented."""
+    monkeypatch.chdir(scan.parent)
+    code, _, err = call(capsys, "infer", *arguments)
+    assert code == 2
+    assert "the path is empty" in err
+    assert list(scan.parent.iterdir()) == [scan]
+
+
+def test_results_left_from_an_earlier_run_are_told(capsys, tmp_path, bundle, scan):
+    out, quick = tmp_path / "out", ["-q", "--no-preview", "--no-report", "--engine", "torch"]
+    assert infer(capsys, bundle, [scan], out, *quick, "--probabilities")[::2] == (0, "")
+    name = next(path.name for path in out.iterdir() if "_prob_" in path.name)
+    code, _, err = infer(capsys, bundle, [scan], out, *quick)
+    assert code == 0
+    assert err == f"volseg: warning: {scan}: {name}: left from an earlier run, whose record is replaced; remove what should not lie beside this result\n"
+    assert err.strip().endswith(json.loads((out / "scan_seg.json").read_text())["warnings"][-1])
+    assert (out / name).exists()
+    # With nothing left over, the same call again says nothing.
+    (out / name).unlink()
+    assert infer(capsys, bundle, [scan], out, *quick)[::2] == (0, "")
+
+
+def test_a_home_that_cannot_be_written_to_is_no_news(tmp_path):
+    """As in a container whose user has none: matplotlib says so on import, twice."""
+    code = "from volseg.inference.quiet import quiet_libraries\nwith quiet_libraries():\n import matplotlib.figure"
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "below")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100, check=True)
+    assert done.stderr == ""
+    loud = subprocess.run([sys.executable, "-c", "import matplotlib.figure"], capture_output=True, text=True, env=environment, timeout=100, check=True)
+    assert loud.stderr != ""
+
+
 def test_a_folder_where_a_result_goes_is_told_before_the_work(capsys, tmp_path, bundle, scan):
     """With --overwrite too, and even where the folder is the last thing to be written."""
     (tmp_path / "out" / "scan_seg.json").mkdir(parents=True)

@@ -11,7 +11,7 @@ from volseg.cli.infer_channels import channel_inputs
 from volseg.cli.infer_forecast import foretell_scans
 from volseg.cli.infer_inputs import Settings
 from volseg.cli.infer_segment import segment_scans
-from volseg.cli.options import Console, json_option, verbosity_options
+from volseg.cli.options import Console, NamedPath, json_option, verbosity_options
 from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, chosen_formats, output_folder, probability_endings, refuse_foreign
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DEFAULT_OUTPUT = Path("out")
 
 
 @click.command()
-@click.argument("scans", nargs=-1, metavar="[SCAN]...", type=click.Path(path_type=Path))
+@click.argument("scans", nargs=-1, metavar="[SCAN]...", type=NamedPath(path_type=Path))
 @click.option(
     "--input",
     "inputs",
@@ -32,7 +32,7 @@ DEFAULT_OUTPUT = Path("out")
     "that of the bundle's first channel, and its name.",
 )
 @click.option("-b", "--bundle", default=DEFAULT_BUNDLE, show_default=True, help="Folder of a MONAI bundle, or a name (see `volseg bundle list`).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, metavar="OUT_DIR", help="Folder for the results; made if needed.")
+@click.option("-o", "--output", type=NamedPath(path_type=Path), default=DEFAULT_OUTPUT, show_default=True, metavar="OUT_DIR", help="Folder for the results; made if needed.")
 @click.option(
     "--format",
     "formats",
@@ -114,7 +114,7 @@ def infer(
     For scan.nii.gz, OUT_DIR gets scan_seg.nii.gz (the label on exactly the scan's grid), scan_seg.json (statistics of each label, input, weights, software, timings, warnings),
     scan_seg.csv (the statistics as a table), scan_seg.png (a picture) and scan_seg.html (a page with all of it). From DICOM also, where asked for, scan_seg.dcm (Segmentation),
     scan_rtstruct.dcm (RT Structure Set) and scan_sr.dcm (measurement report, TID 1500). With --probabilities also
-    scan_prob_LABEL.nii.gz for each label. One unusable scan does not stop the others; the exit status is then 2.
+    scan_prob_LABEL.nii.gz for each label. One unusable scan does not stop the others; the exit status is then 2. A path that is not there stops the call before any work.
 
     \b
     Examples:

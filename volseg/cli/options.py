@@ -30,6 +30,16 @@ def json_option(command: Function) -> Function:
     return click.option("--json", "json_output", is_flag=True, help="Print one JSON document on stdout and nothing else there.")(command)
 
 
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable of the shell (``"$SCAN"``) is not the folder one happens to be in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty text; see :class:`click.Path` for the rest."""
+        if value == "":
+            self.fail("the path is empty (an unset variable?); write . for this folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @dataclass(frozen=True)
 class Column:
     """A table's column: its heading, and whether its cells are numbers (aligned right)."""

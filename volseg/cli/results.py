@@ -178,6 +178,7 @@ def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) 
     from volseg.io.text import write_json
 
     began = perf_counter()
+    report["warnings"] = [*report["warnings"], *_left_over(job)]
     staging = job.folder / f".volseg-{uuid4().hex}"
     staged = replace(job, folder=staging)
     try:
@@ -193,6 +194,18 @@ def write_results(job: Job, segmentation: Segmentation, report: dict[str, Any]) 
                 path.replace(job.folder / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _left_over(job: Job) -> Iterator[str]:
+    """Results of an earlier run that this one does not replace: they stay, but their record goes, and beside the new label they look as if they belonged to it."""
+    try:
+        earlier = json.loads(job.json.read_text(encoding="utf-8"))["outputs"]
+        names = sorted({Path(path).name for path in earlier} - {path.name for path in job.outputs()})
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    left = [name for name in names if (job.folder / name).exists()]
+    if left:
+        yield f"{', '.join(left)}: left from an earlier run, whose record is replaced; remove what should not lie beside this result"
 
 
 def _write_side_by_side(job: Job, staged: Job, segmentation: Segmentation, report: dict[str, Any]) -> list[str]:

@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-CHATTY_LOGGERS = ("monai", "ignite", "DictLoader", "torch.onnx")
-"""MONAI and the exporter to ONNX announce optional packages they do not find, ignite every epoch; volseg reports what matters itself."""
+CHATTY_LOGGERS = ("monai", "ignite", "DictLoader", "torch.onnx", "matplotlib")
+"""MONAI and the exporter to ONNX announce optional packages they do not find, ignite every epoch, matplotlib a home folder that cannot be written to (a container's user has none);
+volseg reports what matters itself."""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,6 +224,23 @@ def test_arguments_that_cannot_be_used(dataset, tmp_path, monkeypatch, capsys, a
     assert program("plan", dataset, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_comes_next_can_be_pasted(dataset, tmp_path, capsys):
+    data, out = shutil.copytree(dataset, tmp_path / "my data"), tmp_path / "bundles" / "b"
+    assert program("plan", data, "-o", out, "--device", "cpu", "--gflops", 20, "--workers", 1) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    assert shlex.split(line)[1:] == ["volseg", "train", str(out), "--data", str(data), "--fold", "0"]
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_a_case_is_read(dataset, tmp_path):
+    (tmp_path / "file").touch()
+
+    def read(names):
+        raise AssertionError
+
+    with pytest.raises(OutputError, match="cannot be written, not a folder"):
+        volseg.plan(dataset, tmp_path / "file" / "bundle", device="cpu", track=read)
 
 
 def test_folders_that_cannot_be_used(dataset, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.bundle_factory import tiny_bundle, write_scan
+from volseg.errors import BundleError
 from volseg.geometry import Grid
 from volseg.training import train
 from volseg.training.progress import SilentReporter
@@ -114,6 +115,15 @@ def test_a_config_that_cannot_be_cut_trains_as_it_is_and_says_so(bundle, dataset
     assert config_of(result.run_dir)["train"]["dataset"]["_target_"] == "CacheDataset"
     (line,) = (line for line in words.lines if line.startswith("without the preprocessed cache"))
     assert "train#deterministic_transforms" in line
+
+
+def test_random_transforms_that_cannot_be_built_are_the_bundles_fault(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["random_transforms"].append({"_target_": "RandFlipd", "keys": "image", "prob": 0.5, "no_such_argument": 1})
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match=r"`train#random_transforms` could not be set up.*no_such_argument"):
+        train(own, dataset, tmp_path / "run", epochs=1, device="cpu")
 
 
 def test_transforms_that_do_not_run_on_batches_stay_stock(bundle, dataset, tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from volseg.errors import InputError
 from volseg.inference.device import device_name, usable_threads
+from volseg.io.text import check_output as check_writable
 from volseg.planning.bundle import write_bundle
 from volseg.planning.bundle.write import check_free
 from volseg.planning.fingerprint import take_fingerprint
@@ -123,7 +124,7 @@ def make_budget(*, memory: int | None, device: str, preset: str, gflops: float |
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a name no bundle may have, or a folder that is occupied, before the work is done.
+    """Refuse a name no bundle may have, or a folder that is occupied or cannot be written to, before the work is done.
 
     Raises
     ------
@@ -135,3 +136,4 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         msg = f"{folder}: {name!r} is no name for a bundle; use letters, digits, '_', '-' and '.'"
         raise InputError(msg)
     check_free(folder.expanduser(), overwrite=overwrite)
+    check_writable(folder.expanduser() / "LICENSE")

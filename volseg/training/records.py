@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -61,7 +62,7 @@ def provenance(facts: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any
         Images and labels; identified by size and modification time, since hashing a dataset can take longer than a short training.
     """
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),

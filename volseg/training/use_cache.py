@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volseg.bundle import Bundle
-from volseg.errors import BundleError
+from volseg.errors import BundleError, root_cause
 from volseg.training.case_processes import Progress
 from volseg.training.chain import RANDOM, Chain, read_chain
 from volseg.training.options import Options
@@ -103,13 +103,23 @@ def train_from(parser: ConfigParser, entries: Sequence[str], *, on_batches: bool
 
 
 def runs_on_batches(parser: ConfigParser) -> bool:
-    """Whether every random transform after the crop is known to :mod:`volseg.training.augmentation`."""
+    """Whether every random transform after the crop is known to :mod:`volseg.training.augmentation`.
+
+    Raises
+    ------
+    BundleError
+        When one cannot be built.
+    """
     from monai.bundle import ConfigParser as Parser
 
     from volseg.training.augmentation import recognise
 
-    # A parser of its own: what it builds is thrown away, and the run's is not to be instantiated yet.
-    transforms = Parser(dict(parser.get())).get_parsed_content(RANDOM)
+    try:
+        # A parser of its own: what it builds is thrown away, and the run's is not to be instantiated yet.
+        transforms = Parser(dict(parser.get())).get_parsed_content(RANDOM)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        msg = f"`{RANDOM}` could not be set up: {root_cause(error)}; correct the bundle's train config, or what --set put there"
+        raise BundleError(msg) from error
     return recognise(transforms[1:]) is not None
 
 

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("bundle")
-@click.option("--data", metavar="DATASET", help="Folder with a Decathlon dataset.json, a JSON datalist, or 'synthetic' for the built-in set.")
+@click.option("--data", metavar="DATASET", help="Folder with a dataset.json (Decathlon or nnU-Net v2), a JSON datalist, or 'synthetic' for the built-in set.")
 @click.option("-o", "--output", metavar="RUN_DIR", type=click.Path(path_type=Path), help="Where checkpoints and records go  [default: runs/BUNDLE/foldK]")
 @click.option("--fold", default="0", show_default=True, metavar="K|all|none", help="Fold kept for validation; all: every fold in turn, then the scores; none: train on all cases.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of the full schedule  [default: the bundle's own]")

@@ -36,7 +36,7 @@ def channel_inputs(inputs: Sequence[str], scans: Sequence[Path], series: str | N
     """
     if not inputs:
         if not scans:
-            msg = "no scan is given; name one (volseg infer SCAN), or the channels of one image (--input CT=PATH --input PET=PATH)"
+            msg = "no scan is given; name one (volseg infer SCAN), or the channels of one image (--input CT=PATH --input PET=PATH); see `volseg infer --help`"
             raise InputError(msg)
         return {}
     if scans:

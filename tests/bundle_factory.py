@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def write_scan(path: Path, grid: Grid, *, centre: tuple[float, float, float], ra
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
     return mask
+
+
+def write_balls(folder: Path, grids: Sequence[Grid], centres: Sequence[Sequence[float]]) -> Path:
+    """A data set of one bright ball (tumor) a case, its centre given in voxels; case n is in fold n."""
+    items = []
+    for number, (grid, centre) in enumerate(zip(grids, centres, strict=True)):
+        image, label, (x, y, z) = f"imagesTr/case{number}.nii.gz", f"labelsTr/case{number}.nii.gz", grid.to_world(np.array(centre))
+        assert write_scan(folder / image, grid, centre=(x, y, z), radius=26).any()
+        write_scan(folder / label, grid, centre=(x, y, z), radius=26, inside=1, outside=0)
+        items.append({"image": f"./{image}", "label": f"./{label}", "fold": number})
+    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
+    return folder
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:

@@ -25,6 +25,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For networks too small to share among threads: on a busy machine the threads would wait for each other for minutes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def real_data() -> Path:
     """Folder of the real, openly licensed scans; the calling test is skipped where they are absent."""
     folder = Path(os.environ.get("VOLSEG_TEST_DATA", REPOSITORY.parent / "shared" / "data"))

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,9 @@ from volseg.planning.reasons import explain
 from volseg.planning.rules.budget import GB, Budget
 from volseg.synthetic import write_dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SUV = Intensities(6.0, 4.0, 5.0, 0.5, 20.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The networks are too small to share among threads."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", name="dataset")

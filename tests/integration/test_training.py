@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.bundle_factory import edit_config, tiny_bundle, write_scan
+from tests.bundle_factory import edit_config, tiny_bundle, write_balls
 from volseg.errors import BundleError, DatasetError, InputError
 from volseg.geometry import Grid
 from volseg.training import train
@@ -29,18 +29,9 @@ STEPS_PER_EPOCH = 2
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Five scans of a bright ball, on grids of different orientation."""
-    folder = tmp_path_factory.mktemp("balls")
-    items = []
-    for number, signs in enumerate([(1, 1, 1), (-1, -1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)]):
-        affine = np.diag([*np.multiply(signs, (4.0, 4.0, 6.0)), 1.0])
-        grid = Grid((30, 28, 20), affine)
-        centre = tuple(grid.to_world([13 + number, 14, 10 - number % 2]))
-        mask = write_scan(folder / f"imagesTr/case{number}.nii.gz", grid, centre=centre, radius=26)
-        write_scan(folder / f"labelsTr/case{number}.nii.gz", grid, centre=centre, radius=26, inside=1, outside=0)
-        assert mask.any()
-        items.append({"image": f"./imagesTr/case{number}.nii.gz", "label": f"./labelsTr/case{number}.nii.gz", "fold": number})
-    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
-    return folder
+    signs = [(1, 1, 1), (-1, -1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)]
+    grids = [Grid((30, 28, 20), np.diag([*np.multiply(sign, (4.0, 4.0, 6.0)), 1.0])) for sign in signs]
+    return write_balls(tmp_path_factory.mktemp("balls"), grids, [(13 + number, 14, 10 - number % 2) for number in range(5)])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundle_factory import tiny_bundle, write_scan
+from tests.bundle_factory import tiny_bundle, write_balls
 from volseg.errors import BundleError
 from volseg.geometry import Grid
 from volseg.training import train
@@ -29,16 +29,7 @@ class Words(SilentReporter):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three scans of a bright ball; the first is validated in fold 0."""
-    folder = tmp_path_factory.mktemp("balls")
-    items = []
-    for number in range(3):
-        grid = Grid((30, 28, 20), np.diag([4.0, 4.0, 6.0, 1.0]))
-        centre = tuple(grid.to_world([13 + number, 14, 10]))
-        write_scan(folder / f"case{number}.nii.gz", grid, centre=centre, radius=26)
-        write_scan(folder / f"label{number}.nii.gz", grid, centre=centre, radius=26, inside=1, outside=0)
-        items.append({"image": f"case{number}.nii.gz", "label": f"label{number}.nii.gz", "fold": number})
-    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
-    return folder
+    return write_balls(tmp_path_factory.mktemp("balls"), [Grid((30, 28, 20), np.diag([4.0, 4.0, 6.0, 1.0]))] * 3, [(13 + number, 14, 10) for number in range(3)])
 
 
 @pytest.fixture(scope="module")

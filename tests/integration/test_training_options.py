@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundle_factory import edit_config, tiny_bundle, write_scan
+from tests.bundle_factory import edit_config, tiny_bundle, write_balls
 from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.training import train
@@ -24,16 +24,7 @@ RUN = {"device": "cpu", "precision": "fp32", "epochs": 1}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three scans of a bright ball."""
-    folder = tmp_path_factory.mktemp("balls")
-    items = []
-    for number in range(3):
-        grid = Grid((24, 22, 16), np.diag([4.0, 4.0, 6.0, 1.0]))
-        centre = tuple(grid.to_world([10 + number, 11, 8]))
-        write_scan(folder / f"imagesTr/case{number}.nii.gz", grid, centre=centre, radius=26)
-        write_scan(folder / f"labelsTr/case{number}.nii.gz", grid, centre=centre, radius=26, inside=1, outside=0)
-        items.append({"image": f"./imagesTr/case{number}.nii.gz", "label": f"./labelsTr/case{number}.nii.gz", "fold": number})
-    (folder / "dataset.json").write_text(json.dumps({"name": "balls", "labels": {"0": "background", "1": "tumor"}, "training": items}))
-    return folder
+    return write_balls(tmp_path_factory.mktemp("balls"), [Grid((24, 22, 16), np.diag([4.0, 4.0, 6.0, 1.0]))] * 3, [(10 + number, 11, 8) for number in range(3)])
 
 
 @pytest.fixture(scope="module")

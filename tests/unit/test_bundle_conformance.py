@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from volseg.conformance.phantom import LESION_SEMIAXES_MM, lesion_mask, phantom_
 from volseg.conformance.subject import Subject
 
 Edit = Callable[[Path], None]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_tiny(folder: Path) -> Path:
@@ -68,17 +71,6 @@ def outcome(identifier: str, bundle: Path, work: Path) -> Outcome:
     work.mkdir(exist_ok=True)
     check = next(check for check in CHECKS if check.identifier == identifier)
     return check.run(Subject(bundle, work))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small to share among threads; on a busy machine the threads would wait for each other for minutes."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", name="good")

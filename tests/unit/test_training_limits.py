@@ -12,24 +12,24 @@ from volseg.errors import InputError
 from volseg.training.config import parse_setting
 from volseg.training.progress import EpochReport
 from volseg.training.records import MetricsTable
-from volseg.training.schedule import Limits, Schedule
+from volseg.training.schedule import Limits, Schedule, position_of
 
 
 def test_schedule_follows_epochs_without_a_clock():
     limits = Limits(epochs=10)
-    assert [limits.schedule_step(epoch, 1e9) for epoch in range(11)] == list(range(11))
+    assert [position_of(limits.progress(epoch, 1e9), 10) for epoch in range(11)] == list(range(11))
 
 
 def test_schedule_reaches_its_end_when_time_is_up():
     limits = Limits(epochs=300, seconds=100)
-    assert limits.schedule_step(5, 50) == 150
-    assert limits.schedule_step(9, 100) == 300
+    assert position_of(limits.progress(5, 50), 300) == 150
+    assert position_of(limits.progress(9, 100), 300) == 300
     assert limits.progress(9, 250) == 1
 
 
 @given(st.integers(1, 1000), st.floats(1, 1e5), st.integers(0, 1000), st.floats(0, 1e6))
 def test_schedule_never_lags_behind_epochs_nor_overshoots(epochs, seconds, epoch, elapsed):
-    step = Limits(epochs, seconds).schedule_step(epoch, elapsed)
+    step = position_of(Limits(epochs, seconds).progress(epoch, elapsed), epochs)
     assert min(epoch, epochs) <= step <= epochs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from volseg.evaluation.extent import Box
+from volseg.evaluation.extent import Box, enclosing
 from volseg.evaluation.intensity import Intensity, count_pairs, describe_counts, describe_values, values_inside
 from volseg.evaluation.label_record import LabelStatistics
 from volseg.evaluation.lesions import NumberedPieces, as_point, bounding_box, measure_pieces, tabulate_pieces
@@ -15,12 +15,6 @@ from volseg.io import Volume
 
 Identity = tuple[int, str, str | None]
 """Label value, its name, and the unit of the scan's values."""
-
-
-def enclosing_box(boxes: Sequence[Box]) -> Box:
-    """The smallest box around all of these."""
-    first, second, third = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
-    return first, second, third
 
 
 def measure_together(label: npt.NDArray[np.generic], volume: Volume, boxes: Mapping[int, Box], identities: Sequence[Identity], connectivity: int) -> dict[int, LabelStatistics]:
@@ -44,7 +38,7 @@ def measure_together(label: npt.NDArray[np.generic], volume: Volume, boxes: Mapp
     dict of int to LabelStatistics
         Of those that occur; the same that measuring them in turn gives, to rounding.
     """
-    around = enclosing_box(list(boxes.values()))
+    around = enclosing(boxes.values())
     numbers = np.asarray(label[around]).astype(label.dtype if label.dtype.kind == "u" else np.uint16, copy=False)
     image = volume.array[around]
     start = np.array([part.start for part in around])

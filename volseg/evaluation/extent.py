@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +63,12 @@ def label_boxes(label: npt.NDArray[np.generic]) -> list[Box | None]:
 
 def union(one: Box | None, other: Box | None) -> Box | None:
     """The smallest box around two; None where there is neither."""
-    if one is None or other is None:
-        return one or other
-    first, second, third = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    return one or other if one is None or other is None else enclosing((one, other))
+
+
+def enclosing(boxes: Iterable[Box]) -> Box:
+    """The smallest box around all of these, at least one."""
+    first, second, third = (slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True))
     return first, second, third
 
 

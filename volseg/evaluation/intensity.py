@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,7 @@ def describe_values(values: npt.NDArray[np.generic]) -> Intensity | None:
     values.sort()
     mean = _sum(values) / values.size
     sd = float(np.sqrt(_sum(values, centre=mean) / values.size))
-    low, quarter, median, three_quarters, high = (_percentile(values, percent) for percent in (5, 25, 50, 75, 95))
+    low, quarter, median, three_quarters, high = (_percentile(lambda place: float(values[place]), values.size, percent) for percent in (5, 25, 50, 75, 95))
     return Intensity(mean, sd, float(values[0]), float(values[-1]), median, low, quarter, three_quarters, high)
 
 
@@ -136,15 +137,12 @@ def describe_counts(lowest: int, counts: npt.NDArray[np.int64]) -> Intensity | N
     times, values = counts[present], present.astype(np.float64) + lowest
     total, reached = int(times.sum()), np.cumsum(times)
 
-    def percentile(percent: float) -> float:
-        position = percent / 100 * (total - 1)
-        below = int(position)
-        low, high = (float(values[np.searchsorted(reached, place, side="right")]) for place in (below, min(below + 1, total - 1)))
-        return low + (high - low) * (position - below)
+    def at(place: int) -> float:
+        return float(values[np.searchsorted(reached, place, side="right")])
 
     mean = float(np.dot(values, times)) / total
     sd = float(np.sqrt(float(np.dot(np.square(values - mean), times)) / total))
-    low, quarter, median, three_quarters, high = map(percentile, (5, 25, 50, 75, 95))
+    low, quarter, median, three_quarters, high = (_percentile(at, total, percent) for percent in (5, 25, 50, 75, 95))
     return Intensity(mean, sd, float(values[0]), float(values[-1]), median, low, quarter, three_quarters, high)
 
 
@@ -164,8 +162,9 @@ def _sum(values: npt.NDArray[np.generic], centre: float | None = None) -> float:
     return total
 
 
-def _percentile(ordered: npt.NDArray[np.generic], percent: float) -> float:
-    position = percent / 100 * (ordered.size - 1)
+def _percentile(at: Callable[[int], float], count: int, percent: float) -> float:
+    """Percentile, by linear interpolation, of ``count`` ordered values of which ``at`` gives one by its place."""
+    position = percent / 100 * (count - 1)
     below = int(position)
-    low, high = float(ordered[below]), float(ordered[min(below + 1, ordered.size - 1)])
+    low, high = at(below), at(min(below + 1, count - 1))
     return low + (high - low) * (position - below)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
-from volseg.evaluation.crowded import Identity, enclosing_box, measure_together
-from volseg.evaluation.extent import Box, label_boxes
+from volseg.evaluation.crowded import Identity, measure_together
+from volseg.evaluation.extent import Box, enclosing, label_boxes
 from volseg.evaluation.intensity import describe_values, intensity_unit, values_inside
 from volseg.evaluation.label_record import LabelStatistics
 from volseg.evaluation.lesions import Point, as_point, bounding_box, find_lesions
@@ -80,7 +80,7 @@ def _are_crowded(boxes: Sequence[Box]) -> bool:
     if len(boxes) < 2:
         return False
     volumes = [float(np.prod([part.stop - part.start for part in box])) for box in boxes]
-    return sum(volumes) > TURNS_OF_ONE_WALK * float(np.prod([part.stop - part.start for part in enclosing_box(boxes)]))
+    return sum(volumes) > TURNS_OF_ONE_WALK * float(np.prod([part.stop - part.start for part in enclosing(boxes)]))
 
 
 def _measure(mask: npt.NDArray[np.bool_], volume: Volume, box: Box, identity: Identity, connectivity: int) -> LabelStatistics:

@@ -37,10 +37,6 @@ class Limits:
         by_time = elapsed_s / max(self.seconds - reserve_s, 1e-9) if self.seconds else 0.0
         return min(1.0, max(by_epoch, by_time))
 
-    def schedule_step(self, epoch: float, elapsed_s: float) -> int:
-        """Epoch of the full schedule that this moment corresponds to; see :class:`Schedule`."""
-        return position_of(self.progress(epoch, elapsed_s), self.epochs)
-
 
 def position_of(progress: float, length: int) -> int:
     """Step of a schedule of ``length`` steps at a share of the training (0 to 1)."""

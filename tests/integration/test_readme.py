@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle_factory import two_channel_bundle
+from tests.bundle_factory import copy_bundle, two_channel_bundle
 from volseg.cli import main
 from volseg.cli.main import COMMANDS, volseg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-STAND_INS = {"DATASET": "dataset", "scans/": "dataset/imagesTr", "DICOM_FOLDER": "sample/sample_ct_dicom"}
+STAND_INS = {"DATASET": "dataset", "scans/": "dataset/imagesTr", "DICOM_FOLDER": "sample/sample_ct_dicom", "bundles/NEW": "bundles/ct_new"}
 """Names that stand for the reader's own files."""
 
 pytestmark = pytest.mark.timeout(1200)
@@ -74,18 +74,22 @@ def test_help_examples(name, folder, monkeypatch, tmp_path):
     own = tmp_path / "reader"
     shutil.copytree(folder, own)
     monkeypatch.chdir(own)
-    shutil.rmtree("runs", ignore_errors=True)
     shutil.copy(own / "dataset" / "imagesTr" / sorted(path.name for path in (own / "dataset" / "imagesTr").iterdir())[0], "scan.nii.gz")
     for channel in ("ct.nii.gz", "pet.nii.gz"):
         shutil.copy("scan.nii.gz", channel)
     if not Path("bundles/petct_tumor/models/model.pt").exists():
         shutil.rmtree("bundles/petct_tumor", ignore_errors=True)
         two_channel_bundle(own / "bundles", weights=True, name="petct_tumor")
+    copy_bundle(own / "bundles", "ct_new")
+    for weights in ("fold0.pt", "fold1.pt"):
+        shutil.copy(own / "bundles" / "ct_tumor" / "models" / "model.pt", weights)
     if not Path("sample").exists():
         run("volseg sample ct sample", own, monkeypatch)
     examples = help_examples(name)
     assert len(examples) >= 4
     for example in examples:
+        if "--resume" not in example:
+            shutil.rmtree("runs", ignore_errors=True)
         if "runs/ct_tumor/fold0/last.pt" in example:
             run("volseg train bundles/ct_tumor --data DATASET --epochs 1 --time-limit 5s", own, monkeypatch)
         run(example, own, monkeypatch)

@@ -82,7 +82,7 @@ def train(
       volseg train bundles/ct_tumor --data DATASET --fold 0 --time-limit 2h --resume
       volseg train bundles/ct_tumor --data DATASET --fold all --time-limit 2h --into-bundle
       volseg train bundles/ct_tumor --data DATASET --fold none --time-limit 4h --into-bundle
-      volseg train bundles/NEW --data DATASET --pretrained bundles/ct_tumor --freeze 'downsamples.*'
+      volseg train bundles/NEW --data DATASET --time-limit 1h --pretrained bundles/ct_tumor --freeze 'downsamples.*'
     """
     if data is None:
         msg = "no data given: use --data FOLDER (a folder with a Decathlon dataset.json, or a JSON datalist), or --data synthetic to try it on built-in synthetic scans"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from hypothesis import settings
 # A busy machine must not fail a property, and a pull must not fail by the luck of the draw; by hand every run draws anew.
 settings.register_profile("volseg", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("volseg")
+
+# Workers side by side share the processors; the threads of both would spend their time waiting for each other. Read by torch when it is imported, and by the commands that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -23,6 +29,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("VOLSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("VOLSEG_NO_CACHE", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_ended_children() -> Iterator[None]:
+    """A DataLoader with worker processes leaves a handler of SIGCHLD for good. It runs on faulthandler's signal stack, and from then on any child's end may kill the process of the tests:
+    seen as SIGSEGV (SI_KERNEL) on return from ``poll``, once in some hundred children, on Linux 6.18 in a virtual machine; never without the handler."""
+    yield
+    loaded = sys.modules.get("torch.utils.data._utils.signal_handling")
+    if loaded is not None and getattr(loaded, "_SIGCHLD_handler_set", False):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        loaded._SIGCHLD_handler_set = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

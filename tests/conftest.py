@@ -15,7 +15,7 @@ from hypothesis import settings
 settings.register_profile("volseg", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("volseg")
 
-# Workers side by side share the processors; the threads of both would spend their time waiting for each other. Read by torch when it is imported, and by the commands that tests start.
+# Workers side by side share the processors; the threads of both would spend their time waiting for each other. Read by torch and by the commands that tests start.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
@@ -33,7 +33,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_handler_of_ended_children() -> Iterator[None]:
-    """A DataLoader with worker processes leaves a handler of SIGCHLD for good. It runs on faulthandler's signal stack, and from then on any child's end may kill the process of the tests:
+    """A DataLoader with worker processes leaves a handler of SIGCHLD for good. It runs on faulthandler's signal stack, and from then on a child's end may kill this process:
     seen as SIGSEGV (SI_KERNEL) on return from ``poll``, once in some hundred children, on Linux 6.18 in a virtual machine; never without the handler."""
     yield
     loaded = sys.modules.get("torch.utils.data._utils.signal_handling")

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+from nnunet_raw import NAME, environment, write_raw
 
 from volseg.dataset import read_datalist
 from volseg.planning import Plan, make_plan, take_fingerprint
@@ -49,27 +52,12 @@ ROWS = (
 
 def nnunet_plan(dataset: Path, python: str, work: Path) -> dict[str, Any]:
     """nnU-Net's own 3d_fullres configuration of a dataset, with its axes put into the order x, y, z."""
-    datalist = read_datalist(dataset)
-    raw = work / "raw" / "Dataset001_peer"
-    for folder in ("imagesTr", "labelsTr"):
-        (raw / folder).mkdir(parents=True)
-    for number, case in enumerate(datalist.cases):
-        for channel, image in enumerate(case.images):
-            (raw / "imagesTr" / f"case_{number:04d}_{channel:04d}.nii.gz").symlink_to(image.resolve())
-        (raw / "labelsTr" / f"case_{number:04d}.nii.gz").symlink_to(case.label.resolve())
-    description = {
-        "channel_names": {str(number): name for number, name in datalist.channels.items()},
-        "labels": {name: value for value, name in datalist.labels.items()},
-        "numTraining": len(datalist.cases),
-        "file_ending": ".nii.gz",
-    }
-    (raw / "dataset.json").write_text(json.dumps(description))
+    write_raw(read_datalist(dataset), work)
     (work / "plan.py").write_text(PROGRAM)
-    places = {"nnUNet_raw": work / "raw", "nnUNet_preprocessed": work / "preprocessed", "nnUNet_results": work / "results"}
-    done = subprocess.run([python, str(work / "plan.py")], env=os.environ | {name: str(path) for name, path in places.items()}, check=False, capture_output=True, text=True)
+    done = subprocess.run([python, str(work / "plan.py")], env=environment(work), check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    plans = json.loads((work / "preprocessed" / "Dataset001_peer" / "nnUNetPlans.json").read_text())
+    plans = json.loads((work / "preprocessed" / NAME / "nnUNetPlans.json").read_text())
     full, network = plans["configurations"]["3d_fullres"], plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     back = plans["transpose_backward"]
 

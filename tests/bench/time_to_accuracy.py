@@ -42,7 +42,7 @@ def train_volseg(dataset: Path, validation: Sequence[Case], fold: int, budget: s
     for folder in (bundle, run, predictions):
         shutil.rmtree(folder, ignore_errors=True)
     volseg("plan", str(dataset), "-o", str(bundle), "--device", "cpu")
-    volseg("preprocess", str(bundle), "--data", str(dataset))
+    volseg("preprocess", str(dataset), "-b", str(bundle))
     began = time.perf_counter()
     volseg("train", str(bundle), "--data", str(dataset), "--fold", str(fold), "--time-limit", budget, "-o", str(run), "--device", "cpu")
     took = time.perf_counter() - began
@@ -86,12 +86,17 @@ def main() -> None:
     parser.add_argument("--peers", default="volseg,nnunet")
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
+    peers = options.peers.split(",")
+    if unknown := sorted(set(peers) - {"volseg", "nnunet"}):
+        parser.error(f"unknown: {', '.join(unknown)}")
+    if "nnunet" in peers and not options.nnunet:
+        parser.error("nnU-Net needs --nnunet PYTHON")
     datalist = read_datalist(options.dataset)
     training, validation = split_fold(datalist.cases, options.fold)
     options.work.mkdir(parents=True, exist_ok=True)
     record = options.work / "runs.json"
     runs: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    for peer in options.peers.split(","):
+    for peer in peers:
         if peer == "volseg":
             runs[peer] = train_volseg(options.dataset, validation, options.fold, options.budget, options.work)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -230,6 +231,23 @@ def test_unknown_names_are_refused():
         done = run_script(script, option, "nothing")
         assert done.returncode == 2, done.stderr
         assert "nothing" in done.stderr
+
+
+def test_time_to_accuracy_on_a_toy(tmp_path):
+    """volseg's half: as many steps as its own table of epochs has, and the fold's cases segmented and scored."""
+    from volseg.synthetic import write_dataset
+
+    write_dataset(tmp_path / "data", 5, seed=3, shape=(32, 28, 16), spacing=(4, 4, 7))
+    done = run_script("time_to_accuracy.py", str(tmp_path / "data"), "--peers", "volseg", "--budget", "5s", "--work", str(tmp_path / "work"))
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "work" / "run" / "metrics.csv").open() as file:
+        epochs = len(list(csv.DictReader(file)))
+    config = json.loads((tmp_path / "work" / "planned" / "configs" / "train.json").read_text())
+    run = json.loads((tmp_path / "work" / "runs.json").read_text())["volseg"]
+    assert run["batch"] == config["batch_size"]
+    assert 0 < run["steps"] <= epochs * config["iterations_per_epoch"]
+    scored = json.loads((tmp_path / "work" / "accuracy.json").read_text())
+    assert len(scored["cases"]) == 1
 
 
 def test_nnunet_on_a_toy(tmp_path):

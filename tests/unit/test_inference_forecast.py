@@ -15,7 +15,7 @@ from volseg.errors import InputError
 from volseg.geometry import Grid
 from volseg.inference.calibration import Calibration, calibrate, load_calibration, machine_facts, store_calibration
 from volseg.inference.engine import prepare
-from volseg.inference.forecast import Forecast, fit, forecast, memory_model
+from volseg.inference.forecast import Forecast, fit, forecast, measuring_memory, memory_model
 from volseg.inference.memory import PeakMeter, format_bytes, parse_bytes, resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow, stream
@@ -266,6 +266,49 @@ def test_memory_counts_what_is_given():
     base = sum(memory_model(WORK, 1, 0, 0).values())
     assert sum(memory_model(WORK, 1, 10**8, 10**9).values()) == base + 10**8 + 10**9
     assert sum(memory_model(WORK, 2, 0, 0).values()) > base
+
+
+MEASURE = """
+import sys
+import numpy as np
+import scipy.spatial
+from volseg.evaluation.statistics import label_statistics
+from volseg.geometry import Grid
+from volseg.inference.memory import resident_bytes
+from volseg.io.volume import Source, Volume
+from volseg.provenance import peak_memory_bytes
+side, classes = int(sys.argv[1]), int(sys.argv[2])
+rng, shape = np.random.default_rng(0), (side, side, side)
+coarse = rng.integers(0, classes, (side // 2,) * 3, dtype=np.uint8)
+label = np.asfortranarray(coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+volume = Volume(np.asfortranarray(rng.integers(-1000, 1000, shape, dtype=np.int16)), Grid(shape, np.eye(4)), Source("x", "nifti", "x"))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = resident_bytes()
+label_statistics(label, volume, {1: "one"})
+print(peak_memory_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a process's highest memory")
+@pytest.mark.parametrize(("side", "classes"), [(280, 2), (280, 3)])
+def test_ragged_labels_are_measured_in_the_memory_foretold(side, classes):
+    """Noise on a grid twice as coarse as the scan's, as ragged as an untrained network gives it."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(side), str(classes)], capture_output=True, text=True, check=True)
+    work = replace(WORK, scan_shape=(side, side, side), classes=classes)
+    assert int(done.stdout) <= measuring_memory(work, 0, 0)["its statistics"] + CHUNKS
+
+
+CHUNKS = 50_000_000
+"""A million values at a time are widened to 8 bytes, several times over, whatever the size of the scan."""
+
+
+def test_a_long_scan_is_foretold_with_its_statistics():
+    """Few classes on a fine grid: no slab of scores is as large as what the label's pieces are numbered in."""
+    long = replace(WORK, scan_shape=(512, 512, 1000), network_shape=(100, 100, 100), classes=3)
+    told = forecast(long, None, batch=1, resident=10**9)
+    assert told.memory_bytes == measuring_memory(long, 0, 10**9)
+    assert told.peak_memory_bytes == pytest.approx(10**9 + 512 * 512 * 1000 * 7.5)
 
 
 def test_the_largest_batch_that_fits_is_taken_and_at_last_a_file():

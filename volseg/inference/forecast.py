@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from volseg.errors import InputError
 from volseg.inference.calibration import Calibration
 from volseg.inference.device import usable_threads
@@ -21,6 +23,11 @@ STAGES = ("read", "preprocess", "network", "restore", "write")
 
 HEADROOM = 1.1
 """A limit that is told in an error message should work when it is given: this much over the forecast."""
+
+
+MEASURING_BYTES = 6.5
+"""For each voxel of the scan, what the statistics ask for once the engine has let go of the scores, where a label reaches through all of it: the number of its connected piece
+(uint32), a table for numbering (half a byte), a mask, and the mask of the largest piece. A label in a corner needs less; only noise from voxel to voxel in many labels more."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Forecast:
 
 
 def memory_model(work: Workload, batch: int, network_bytes: int, resident: int, *, spill: bool = False) -> dict[str, int]:
-    """What is in memory when most is, by part (bytes).
+    """What is in memory when most is, by part (bytes), while the engine runs.
 
     Parameters
     ----------
@@ -96,6 +103,20 @@ def memory_model(work: Workload, batch: int, network_bytes: int, resident: int, 
     engine = engine_memory(work.window, work.scan_shape, work.network_shape, **sizes, float_scan=work.float_scan, spill=spill)
     image = work.channels * prod(work.network_shape) * FLOAT
     parts = {"scan and programs": resident, "network input": image, "scores, windows and label": engine - image, "network": network_bytes}
+    return {name: amount for name, amount in parts.items() if amount}
+
+
+def measuring_memory(work: Workload, network_bytes: int, resident: int) -> dict[str, int]:
+    """What is in memory, by part (bytes), while the statistics of a ragged label are taken; the network stays for the next scan.
+
+    Parameters
+    ----------
+    work, network_bytes, resident
+        As for :func:`memory_model`.
+    """
+    voxels = prod(work.scan_shape)
+    label = voxels * np.min_scalar_type(work.classes - 1).itemsize
+    parts = {"scan and programs": resident, "label": label, "its statistics": int(MEASURING_BYTES * voxels), "network": network_bytes}
     return {name: amount for name, amount in parts.items() if amount}
 
 
@@ -119,7 +140,9 @@ def forecast(work: Workload, calibration: Calibration | None, *, batch: int, res
     unknown : str
         Why there is no calibration.
     """
-    memory = memory_model(work, batch, calibration.network_bytes if calibration else 0, resident, spill=spill)
+    network_bytes = calibration.network_bytes if calibration else 0
+    phases = memory_model(work, batch, network_bytes, resident, spill=spill), measuring_memory(work, network_bytes, resident)
+    memory = max(phases, key=lambda parts: sum(parts.values()))
     if calibration is None:
         return Forecast(work.windows, work.repeated, None, memory, batch, spill, unknown)
     stages = {stage: seconds * calibration.pace.get(stage, 1.0) for stage, seconds in expected_seconds(work).items()}

@@ -21,12 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 from nnunet_raw import NAME, environment, write_raw
 
 from volseg.cli.train import parse_duration
 from volseg.dataset import Case, Datalist, read_datalist, split_fold
+from volseg.io import load_label, save_volume
+from volseg.training.folds.baseline import place, vote
 
 HERE = Path(__file__).parent
 
@@ -77,6 +81,16 @@ def train_nnunet(datalist: Datalist, training: Sequence[Case], validation: Seque
     return found
 
 
+def write_baseline(training: Sequence[Case], validation: Sequence[Case], classes: int, folder: Path) -> None:
+    """What can be said without looking at a scan, as `volseg train --fold all` scores it too: the commonest label at each relative position."""
+    references = ((np.asarray(volume.array), volume.grid) for volume in (load_label(case.label) for case in training))
+    votes = vote(references, classes)
+    folder.mkdir(exist_ok=True)
+    for case in validation:
+        grid = load_label(case.label).grid
+        save_volume(np.ascontiguousarray(place(votes, grid)), grid, folder / f"{case.name}.nii.gz")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
@@ -108,6 +122,10 @@ def main() -> None:
         print(f"| {peer} | {run['steps']} | {run['batch']} | {run['seconds']:.0f} | {run['steps_per_second']:.2f} | {run['steps_per_second'] * run['batch']:.2f} |")
     if "volseg" in runs:
         print(f"volseg waited for patches {runs['volseg']['waiting_for_patches']:.1%} of an epoch (median)\n")
+    write_baseline(training, validation, max(datalist.labels) + 1, options.work / "baseline")
+    volseg("evaluate", str(options.work / "baseline"), str(options.dataset), "--allow-missing", "-o", str(options.work / "baseline.json"), "-q")
+    for label in json.loads((options.work / "baseline.json").read_text())["summary"]:
+        print(f"baseline (commonest label at each relative position), Dice of {label['name']}: {label['dice']['mean']:.3f}")
     first, *others = (run["predictions"] for run in runs.values())
     compared = ["--compare", others[0]] if others else []
     volseg("evaluate", first, str(options.dataset), "--allow-missing", *compared, "-o", str(options.work / "accuracy.json"))

@@ -137,6 +137,7 @@ def test_every_case_trains_without_validation_and_goes_into_the_bundle(bundle, d
     own = shutil.copytree(bundle, tmp_path / "own")
     result = train(own, dataset, tmp_path / "run", fold=None, epochs=1, device="cpu", into=True)
     assert result.best_metric is None
+    assert json.loads((own / "configs" / "metadata.json").read_text())["eval_metrics"] == {}
     shipped = torch.load(own / "models" / "model.pt", weights_only=True)
     trained = torch.load(result.weights, weights_only=True)
     assert all(tensor.dtype == torch.float16 for tensor in shipped.values())
@@ -146,6 +147,20 @@ def test_every_case_trains_without_validation_and_goes_into_the_bundle(bundle, d
     # DynUNet names every block twice; on disk each tensor is there once.
     unique = {tensor.data_ptr(): tensor.numel() for tensor in shipped.values()}
     assert sum(unique.values()) < 0.6 * sum(tensor.numel() for tensor in shipped.values())
+
+
+def test_a_fold_goes_into_the_bundle_with_its_scores(bundle, dataset, tmp_path):
+    own = shutil.copytree(bundle, tmp_path / "own")
+    before = json.loads((own / "configs" / "metadata.json").read_text())
+    result = train(own, dataset, tmp_path / "run", fold=1, epochs=1, device="cpu", into=True)
+    after = json.loads((own / "configs" / "metadata.json").read_text())
+    assert after["eval_metrics"]["fold_1_mean_dice"] == pytest.approx(result.best_metric, abs=1e-5)
+    assert after["eval_metrics"]["fold_1_cases"] == 1
+    assert after["version"] != before["version"]
+    assert "4 cases" in after["changelog"][after["version"]]
+    card = (own / "docs" / "README.md").read_text()
+    assert f"{result.best_metric:.4f}" in card
+    assert after.keys() == before.keys() | {"eval_metrics", "changelog"}
 
 
 def test_bf16_trains(bundle, dataset, tmp_path):

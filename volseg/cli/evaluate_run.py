@@ -14,6 +14,7 @@ from volseg.errors import InputError
 
 if TYPE_CHECKING:
     from volseg.evaluation import Case, Comparison, Evaluation, Pair, Pairing, Settings
+    from volseg.evaluation.pairing import References
     from volseg.report.evaluation import WorstCase
 
 
@@ -62,20 +63,20 @@ def run(task: Task, console: Console) -> None:
 
     given = parse_label_names(task.labels) if task.labels else {}
     pairing, found = find_pairs(task.predictions, task.references)
-    names = given or found
+    names, ignored = given or found.label_names, found.ignore_label
     settings = parse_settings(task.tolerances, task.lesion_iou, names)
     second = find_pairs(task.compare, task.references)[0] if task.compare else None
     refuse_overwriting(task.outputs, (path for each in (pairing, second) if each for pair in each.pairs for path in (pair.prediction, pair.reference)))
-    evaluation = _evaluate(pairing, task, names, settings, console)
-    other = None if second is None else _evaluate(second, task, names, settings, console)
+    evaluation = _evaluate(pairing, task, names, ignored, settings, console)
+    other = None if second is None else _evaluate(second, task, names, ignored, settings, console)
     comparison = None if other is None else compare_evaluations(evaluation, other)
-    document = {**evaluation.to_dict(), "inputs": task.inputs}
+    document = {**evaluation.to_dict(), "inputs": {**task.inputs, "ignore_label": ignored}}
     if comparison is not None and other is not None:
         document["comparison"] = {**comparison.to_dict(), "second": other.to_dict()}
     if task.outputs.csv is not None:
         write_csv(evaluation, task.outputs.csv)
     if task.outputs.html is not None:
-        _write_report(task, task.outputs.html, evaluation, _draw_worst(evaluation, pairing, task, console), other, comparison)
+        _write_report(task, task.outputs.html, evaluation, _draw_worst(evaluation, pairing, task, ignored, console), other, comparison)
     if task.outputs.json is not None:
         write_json(task.outputs.json, document)
     print_tables(evaluation, console)
@@ -86,8 +87,8 @@ def run(task: Task, console: Console) -> None:
     console.document(document)
 
 
-def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, dict[int, str]]:
-    """Pairs of two files or two folders, and the label names that a dataset folder gives.
+def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, References]:
+    """Pairs of two files or two folders, and what a dataset folder says of its labels.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, dict[int, 
         If an input is missing, one is a file and the other a folder, or names do not fit.
     """
     from volseg.evaluation import Pair, Pairing, find_label_maps, find_references, pair_files
-    from volseg.evaluation.pairing import image_stem, strip_ending
+    from volseg.evaluation.pairing import References, image_stem, strip_ending
 
     for path in (predictions, references):
         if not path.exists():
@@ -106,17 +107,18 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, dict[int, 
         msg = f"{folder}: is a folder while {file} is a file; give two label maps or two folders"
         raise InputError(msg)
     if not predictions.is_dir():
-        return Pairing((Pair(strip_ending(image_stem(references)), predictions, references),)), {}
+        return Pairing((Pair(strip_ending(image_stem(references)), predictions, references),)), References(())
     found = find_references(references)
-    return pair_files(find_label_maps(predictions), found.items), dict(found.label_names)
+    return pair_files(find_label_maps(predictions), found.items), found
 
 
-def _evaluate(pairing: Pairing, task: Task, names: Mapping[int, str], settings: Settings, console: Console) -> Evaluation:
+def _evaluate(pairing: Pairing, task: Task, names: Mapping[int, str], ignored: int | None, settings: Settings, console: Console) -> Evaluation:
     from volseg.evaluation import evaluate_pairs
 
     _report_unmatched(pairing, task.allow_missing, console)
     pairs = console.track(pairing.pairs, "Comparing", lambda pair: f"{pair.case} ({pair.prediction.name} with {pair.reference.name})")
-    return evaluate_pairs(pairs, names, settings=settings, rois=task.rois, scans=task.scans, missing=pairing.unmatched_references, unmatched=pairing.unmatched_predictions)
+    apart = {"missing": pairing.unmatched_references, "unmatched": pairing.unmatched_predictions}
+    return evaluate_pairs(pairs, names, settings=settings, rois=task.rois, scans=task.scans, ignore_label=ignored, **apart)
 
 
 def _report_unmatched(pairing: Pairing, allow_missing: bool, console: Console) -> None:
@@ -133,17 +135,17 @@ def _report_unmatched(pairing: Pairing, allow_missing: bool, console: Console) -
         console.warn(f"{len(missing)} references have no prediction and are left out: {list_names(missing)}")
 
 
-def _draw_worst(evaluation: Evaluation, pairing: Pairing, task: Task, console: Console) -> list[WorstCase]:
+def _draw_worst(evaluation: Evaluation, pairing: Pairing, task: Task, ignored: int | None, console: Console) -> list[WorstCase]:
     """Pictures of the worst cases, whose files are read once more, one case at a time."""
     from volseg.evaluation import find_images
 
     worst = evaluation.worst(task.worst)
     pairs = {pair.case: pair for pair in pairing.pairs}
     images = find_images(task.images, [pairs[case.name] for case in worst]) if task.images else {}
-    return [_draw_case(case, pairs[case.name], task, images.get(case.name)) for case in console.track(worst, "Drawing", lambda case: case.name)]
+    return [_draw_case(case, pairs[case.name], task, ignored, images.get(case.name)) for case in console.track(worst, "Drawing", lambda case: case.name)]
 
 
-def _draw_case(case: Case, pair: Pair, task: Task, image: Path | None) -> WorstCase:
+def _draw_case(case: Case, pair: Pair, task: Task, ignored: int | None, image: Path | None) -> WorstCase:
     from volseg import io
     from volseg.evaluation.labels import label_array
     from volseg.evaluation.reading import read_pair
@@ -151,7 +153,7 @@ def _draw_case(case: Case, pair: Pair, task: Task, image: Path | None) -> WorstC
     from volseg.report.evaluation import WorstCase
     from volseg.report.evaluation_pictures import draw_disagreement, fits
 
-    prediction, reference = read_pair(pair, task.rois, task.scans)
+    prediction, reference = read_pair(pair, task.rois, task.scans, ignored)
     scan, ground = None, "No scan was found for this case in --images." if task.images else "With --images the scan is drawn beneath."
     if image is not None:
         try:

@@ -45,7 +45,7 @@ INTERRUPTED = 130
 @click.option("--cache", metavar="FOLDER", type=click.Path(path_type=Path), help="Where preprocessed cases are kept  [default: that of `volseg preprocess`]")
 @click.option("--no-cache", is_flag=True, help="Read the scans through the bundle's own dataset instead of a cache of preprocessed cases.")
 @click.option("--mlflow", metavar="URI", help="Also log to this MLflow server or store (needs the package mlflow); TensorBoard events are always written.")
-@click.option("--into-bundle", is_flag=True, help="Write the weights (half precision) into the bundle; with --fold all: those of a last training on every case, and the scores.")
+@click.option("--into-bundle", is_flag=True, help="Write weights (half precision), scores and a new version into the bundle; with --fold all: those of a last training on all.")
 @click.option("--fold-weights", is_flag=True, help="With --fold all --into-bundle: also write models/model_foldK.pt, for ensembles.")
 @json_option
 @verbosity_options

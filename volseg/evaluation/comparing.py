@@ -29,6 +29,7 @@ def evaluate_pairs(
     scans: Path | None = None,
     missing: Sequence[Path] = (),
     unmatched: Sequence[Path] = (),
+    ignore_label: int | None = None,
 ) -> Evaluation:
     """Read and compare pairs of label maps.
 
@@ -48,6 +49,8 @@ def evaluate_pairs(
         Where to look first for the series of DICOM objects.
     missing, unmatched : sequence of Path
         References and predictions that found no partner, to be reported.
+    ignore_label : int, optional
+        Voxels of this value in a reference are not compared.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def evaluate_pairs(
         If several of these happened, all of them in ``problems``.
     """
     told = settings or Settings()
-    outcomes = list(_compare_all(pairs, told, rois, scans))
+    outcomes = list(_compare_all(pairs, told, rois, scans, ignore_label))
     problems = [problem for name, outcome in outcomes for problem in _problems(name, outcome, label_names or {})]
     if len(problems) > 1:
         msg = f"{len(problems)} problems in {len({name for name, _ in problems})} of {len(outcomes)} cases; put them right or take these cases out of the folders, then run again"
@@ -69,14 +72,14 @@ def evaluate_pairs(
     return summarise([outcome for _, outcome in outcomes if isinstance(outcome, CaseAgreement)], label_names, settings=told, missing=missing, unmatched=unmatched)
 
 
-def _compare_all(pairs: Iterable[Pair], settings: Settings, rois: Mapping[str, int] | None, scans: Path | None) -> Iterator[tuple[str, Outcome]]:
+def _compare_all(pairs: Iterable[Pair], settings: Settings, rois: Mapping[str, int] | None, scans: Path | None, ignore_label: int | None) -> Iterator[tuple[str, Outcome]]:
     """The outcome of each pair, in their order."""
     # Files are read in one thread: the DICOM libraries silence warnings in a way that is not safe in several.
     waiting: deque[tuple[str, Future[CaseAgreement] | InputError]] = deque()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for pair in pairs:
             try:
-                waiting.append((pair.case, pool.submit(compare_volumes, *read_pair(pair, rois, scans), pair.case, settings)))
+                waiting.append((pair.case, pool.submit(compare_volumes, *read_pair(pair, rois, scans, ignore_label), pair.case, settings)))
             except InputError as error:
                 waiting.append((pair.case, error))
             if len(waiting) == AT_ONCE:

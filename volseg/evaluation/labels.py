@@ -13,6 +13,9 @@ import numpy.typing as npt
 from volseg.errors import InputError
 from volseg.io import Volume
 
+IGNORE = "ignore"
+"""The name that nnU-Net gives the label of voxels that nothing is known of."""
+
 
 def label_array(volume: Volume) -> npt.NDArray[np.integer[Any]]:
     """The volume's array as integers.
@@ -139,6 +142,23 @@ def label_names_of(content: Any, path: Path) -> dict[int, str]:
         msg = f'{path}: names no labels; expected "labels": {{"1": "tumor"}} (dataset.json) or a bundle\'s metadata with channel_def'
         raise InputError(msg)
     return _foreground(names)
+
+
+def ignore_label_of(content: Any, path: Path) -> int | None:
+    """Label value of voxels that nothing is known of, in the content of a ``dataset.json``: its ``ignore_label``, or nnU-Net v2's label called ``ignore``.
+
+    Raises
+    ------
+    InputError
+        If it is no label value.
+    """
+    content = content if isinstance(content, Mapping) else {}
+    labels = content.get("labels")
+    value = content.get("ignore_label", labels.get(IGNORE) if isinstance(labels, Mapping) else None)
+    if value is not None and (type(value) is not int or value < 1):
+        msg = f"{path}: ignore_label is {value!r}; give a label value, e.g. 255"
+        raise InputError(msg)
+    return value
 
 
 def _foreground(names: Mapping[int, str]) -> dict[int, str]:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from volseg.errors import DatasetError, InputError
-from volseg.evaluation.labels import label_names_of, read_json
+from volseg.evaluation.labels import ignore_label_of, label_names_of, read_json
 from volseg.io.formats import IMAGE_SUFFIXES
 from volseg.io.labels import label_object_kind
 
@@ -55,10 +55,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """All references of a folder, and the label names it gives, if any."""
+    """All references of a folder, the label names it gives, if any, and the label value of voxels that nothing is known of."""
 
     items: tuple[Reference, ...]
     label_names: Mapping[int, str] = field(default_factory=dict)
+    ignore_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,14 @@ def find_references(folder: Path) -> References:
         return References(tuple(Reference(path) for path in find_label_maps(folder)))
     content = read_json(description)
     names = label_names_of(content, description)
+    ignored = ignore_label_of(content, description)
+    if ignored is not None:
+        names.pop(ignored, None)
     listed = content.get("training")
     if not listed:
-        return References(tuple(Reference(path) for path in find_label_maps(folder / "labelsTr" if (folder / "labelsTr").is_dir() else folder)), names)
+        return References(tuple(Reference(path) for path in find_label_maps(folder / "labelsTr" if (folder / "labelsTr").is_dir() else folder)), names, ignored)
     items = tuple(_dataset_reference(folder, description, item) for item in listed)
-    return References(items, names)
+    return References(items, names, ignored)
 
 
 def pair_files(predictions: Sequence[Path], references: Sequence[Reference]) -> Pairing:

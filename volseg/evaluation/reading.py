@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from volseg.errors import InputError
+from volseg.evaluation.labels import label_array
 from volseg.evaluation.pairing import Pair
+from volseg.evaluation.scores import on_grid_of
 from volseg.io import Volume, load_label
 from volseg.io.labels import segment_names
 
 
-def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | None = None) -> tuple[Volume, Volume]:
+def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | None = None, ignore_label: int | None = None) -> tuple[Volume, Volume]:
     """Read prediction and reference.
 
     Parameters
@@ -23,6 +28,8 @@ def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | N
         object that holds none of them is taken whole.
     scans : Path, optional
         Where to look first for the series of DICOM objects.
+    ignore_label : int, optional
+        Voxels of this value in the reference are background in both maps, so that nothing is said of them.
 
     Returns
     -------
@@ -33,12 +40,21 @@ def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | N
     InputError
         If a file cannot be read, or a name is in neither object.
     GeometryError
-        If an object does not fit its scan.
+        If an object does not fit its scan, or voxels are to be ignored and the maps do not lie on one grid.
     """
     files = (pair.prediction, pair.reference)
     chosen = choose_rois(files, rois) if rois else (None, None)
     prediction, reference = (load_label(file, rois=wanted, scans=scans) for file, wanted in zip(files, chosen, strict=True))
-    return prediction, reference
+    return (prediction, reference) if ignore_label is None else _without(prediction, reference, ignore_label)
+
+
+def _without(prediction: Volume, reference: Volume, value: int) -> tuple[Volume, Volume]:
+    truth = label_array(reference)
+    unknown = truth == value
+    if not unknown.any():
+        return prediction, reference
+    found, known = (np.where(unknown, 0, array).astype(array.dtype) for array in (on_grid_of(reference, prediction), truth))
+    return replace(prediction, array=found, grid=reference.grid), replace(reference, array=known)
 
 
 def choose_rois(files: Sequence[Path], rois: Mapping[str, int]) -> list[dict[str, int] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from volseg.bundle.find import METADATA_FILE
 from volseg.errors import BundleError
 from volseg.inference.refine import ARGUMENTS, Refinement
 from volseg.io.text import write_json, write_text
+from volseg.training.records import COLUMNS
 
 BEGIN, END = "<!-- volseg: measured -->", "<!-- volseg: end of measured -->"
 """The part of docs/README.md between these lines is written by volseg; anything else in it is left alone."""
@@ -23,7 +25,7 @@ POSTPROCESSING = ("postprocessing", "post_transforms")
 
 @dataclass(frozen=True)
 class Findings:
-    """What a cross-validation says about a bundle, for its metadata and model card.
+    """What a training or a cross-validation says about a bundle, for its metadata and model card.
 
     Attributes
     ----------
@@ -68,15 +70,16 @@ def export_findings(bundle: Bundle, findings: Findings) -> list[Path]:
     Raises
     ------
     BundleError
-        When a config is not JSON, or has no list of post-processing transforms.
+        When refinements were chosen and the inference config is not JSON, or has no list of post-processing transforms.
     """
     written = []
-    if bundle.inference_config.suffix != ".json":
-        msg = f"{bundle.inference_config}: results are written into bundles with JSON configs only; convert the config, or add the results by hand"
-        raise BundleError(msg)
-    config = read_config(bundle.inference_config)
-    if with_refinements(config, findings.refinements, bundle.inference_config):
-        written.append(write_json(bundle.inference_config, config))
+    if findings.refinements:
+        if bundle.inference_config.suffix != ".json":
+            msg = f"{bundle.inference_config}: post-processing is written into JSON configs only; convert the config, or add {describe_refinements(findings.refinements)} by hand"
+            raise BundleError(msg)
+        config = read_config(bundle.inference_config)
+        if with_refinements(config, findings.refinements, bundle.inference_config):
+            written.append(write_json(bundle.inference_config, config))
     metadata = read_config(bundle.path / METADATA_FILE)
     version = next_version(bundle.version)
     metadata |= {"version": version, "changelog": {version: findings.change, **metadata.get("changelog", {})}, "eval_metrics": dict(findings.eval_metrics)}
@@ -90,6 +93,41 @@ def export_findings(bundle: Bundle, findings: Findings) -> list[Path]:
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.name}\n"
     written.append(write_text(card, with_table(text, findings.table)))
     return written
+
+
+def findings_of_run(run_dir: Path, best_epoch: int, dataset: str, fold: int | None, cases: tuple[int, int]) -> Findings:
+    """What a single training says: its validation, from ``metrics.csv``, where there was one.
+
+    Parameters
+    ----------
+    run_dir : Path
+        The run's folder.
+    best_epoch : int
+        Epoch whose weights are the result.
+    dataset : str
+        Its name.
+    fold : int or None
+        Fold kept for validation; None where every case was trained on.
+    cases : tuple of 2 int
+        Cases to train and to validate.
+    """
+    training, validation = cases
+    with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["epoch"] == str(best_epoch)]
+    scores = {name: float(value) for row in rows for name, value in row.items() if name not in COLUMNS and value}
+    if fold is None or not scores:
+        change = f"trained on {training} cases of {dataset} ({today()})"
+        return Findings({}, f"Trained on {training} cases of {dataset}, {today()}; these weights have no held-out score of their own.", change, ())
+    change = f"trained on {training} cases of {dataset}, fold {fold} left out ({today()}); " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    table = [
+        f"Fold {fold} of {dataset}: {training} cases to train, {validation} to validate, {today()}. On the network's own grid, by the weights that were best on these very cases",
+        f"(epoch {best_epoch}). `volseg evaluate` scores on the scans' own grids, and `volseg train --fold all` every case, beside a trivial baseline.",
+        "",
+        "| validation | |",
+        "| --- | --- |",
+        *(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in scores.items()),
+    ]
+    return Findings({f"fold_{fold}_{name}": value for name, value in scores.items()} | {f"fold_{fold}_cases": validation}, "\n".join(table), change, ())
 
 
 def with_refinements(config: dict[str, Any], refinements: Sequence[Refinement], path: Path) -> bool:
@@ -129,7 +167,7 @@ def with_table(card: str, table: str) -> str:
     if BEGIN in card and END in card:
         before, _, rest = card.partition(BEGIN)
         return before + block + rest.partition(END)[2]
-    return f"{card.rstrip()}\n\n## Measured by cross-validation\n\n{block}\n"
+    return f"{card.rstrip()}\n\n## Measured\n\n{block}\n"
 
 
 def today() -> str:

@@ -17,7 +17,7 @@ from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import RunConfig, prepare_config
 from volseg.training.distributed import connect, in_turn, ranks, share_config
-from volseg.training.export import export_weights
+from volseg.training.export import export_findings, export_weights, findings_of_run
 from volseg.training.options import Options
 from volseg.training.partial import use_codes
 from volseg.training.pretrained import Transfer, apply_pretrained, find_weights
@@ -110,7 +110,7 @@ def train(
     settings : mapping, optional
         Config ids to override.
     into : bool
-        Write the resulting weights, in half precision, to the bundle's ``models/model.pt``.
+        Write the resulting weights, in half precision, to the bundle's ``models/model.pt``, and the validation's scores, a new version and a line of its changelog beside them.
     average : bool
         Validate and keep the running average of the weights (:class:`volseg.training.average.WeightAverage`) instead of those of single steps.
     pretrained : str or Path, optional
@@ -151,6 +151,9 @@ def train(
         result = _run(read, folder, sources, options, tracker, reporter)
     if into and place.is_first:
         reporter.message(f"weights written to {export_weights(result.weights, read)} in half precision")
+        cases = len(sources.training), len(sources.validation)
+        changed = export_findings(read, findings_of_run(result.run_dir, result.best_epoch, Path(data).name, fold, cases))
+        reporter.message(f"bundle {read.name} brought up to date: {', '.join(str(path.relative_to(read.path)) for path in changed)}")
     return result
 
 

@@ -37,11 +37,9 @@ def prepare() -> None:
 def make(fold: int) -> Any:
     """The stock trainer on the CPU."""
     import torch
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.run.run_training import get_trainer_from_args
 
-    (folder,) = Path(os.environ["nnUNet_preprocessed"]).iterdir()  # noqa: SIM112 - nnU-Net's own spelling
-    plans, description = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
-    return nnUNetTrainer(plans, CONFIGURATION, fold, description, device=torch.device("cpu"))
+    return get_trainer_from_args(str(DATASET), CONFIGURATION, fold, device=torch.device("cpu"))
 
 
 def step_seconds(fold: int) -> float:

@@ -178,7 +178,7 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from volseg.geometry import Grid
-from volseg.inference.device import usable_threads
+from volseg.processors import usable_threads
 from volseg.inference.engine import run
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow

@@ -63,11 +63,11 @@ def plan(
       volseg plan DATASET -o bundles/liver --device cuda --memory 24G --overwrite
       volseg plan DATASET -o bundles/liver_fast --preset fast
     """
-    from volseg.inference.device import usable_threads
     from volseg.inference.memory import parse_bytes
     from volseg.planning import prepare, write_bundle
     from volseg.planning.reasons import explain
     from volseg.planning.run import check_output
+    from volseg.processors import usable_threads
 
     console = Console(verbose, quiet, json_output)
     if output is None and not dry_run:

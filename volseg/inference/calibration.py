@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from volseg.errors import VolsegError
-from volseg.inference.device import usable_threads
 from volseg.inference.executors import Executor
 from volseg.inference.executors.compiled import cache_folder
 from volseg.inference.memory import PeakMeter
 from volseg.io.text import write_json
+from volseg.processors import usable_threads
 from volseg.provenance import software_versions
 
 LAYOUT = 2

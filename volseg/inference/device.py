@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Collection
 from importlib import metadata
@@ -173,11 +172,6 @@ def describe_cpu(count: int) -> str:
         named = (line.split(":", 1)[1].strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name"))
         name = next(named, name)
     return f"{name} ({count} threads)"
-
-
-def usable_threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def release_memory(device: torch.device) -> None:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from volseg.errors import BundleError
 from volseg.geometry import Grid, reorient
 from volseg.inference.cropping import STEP, Box, crop, foreground_box, restored_part
-from volseg.inference.device import usable_threads
 from volseg.inference.executors import Executor
 from volseg.inference.intensity import apply_intensity
 from volseg.inference.plan import InferencePlan, IntensityStep
@@ -25,6 +24,7 @@ from volseg.inference.streaming.sliding import Progress, Tally, slab_axis
 from volseg.inference.streaming.spacing import Spacing
 from volseg.io import Volume
 from volseg.io.alignment import voxels_on
+from volseg.processors import usable_threads
 
 Floats = npt.NDArray[np.float32]
 

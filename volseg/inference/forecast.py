@@ -14,10 +14,10 @@ import numpy as np
 
 from volseg.errors import InputError
 from volseg.inference.calibration import Calibration
-from volseg.inference.device import usable_threads
 from volseg.inference.memory import format_bytes
 from volseg.inference.streaming.memory import FLOAT, engine_memory
 from volseg.inference.workload import Workload, expected_seconds
+from volseg.processors import usable_threads
 
 STAGES = ("read", "preprocess", "network", "restore", "write")
 

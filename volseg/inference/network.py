@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from volseg.bundle import Bundle
 from volseg.errors import DeviceError, root_cause
-from volseg.inference.device import describe_cpu, describe_device, precision_for, select_device, usable_threads
+from volseg.inference.device import describe_cpu, describe_device, precision_for, select_device
 from volseg.inference.executors.choice import check_precision, choose_engine, conversion_pays, least_windows
 from volseg.inference.executors.conversion.int8 import is_installed as can_calibrate
 from volseg.inference.executors.conversion.int8 import read_agreement
@@ -23,6 +23,7 @@ from volseg.inference.executors.converted import ConvertedNetwork, describe_agre
 from volseg.inference.executors.engines import FAILURES, ConvertedExecutor, converted_engine
 from volseg.inference.executors.torch_executor import TorchExecutor, UnsupportedNetworkError
 from volseg.inference.quiet import quiet_libraries
+from volseg.processors import usable_threads
 from volseg.provenance import sha256_of
 
 if TYPE_CHECKING:

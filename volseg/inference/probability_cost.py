@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil, prod
 
-from volseg.inference.device import usable_threads
 from volseg.inference.forecast import Forecast
 from volseg.inference.probability_store import ProbabilityStore
 from volseg.inference.streaming.memory import FLOAT
 from volseg.inference.streaming.sliding import slab_axis
 from volseg.inference.workload import Workload
+from volseg.processors import usable_threads
 
 SECONDS_PER_VOXEL = 1.2e-8
 """To interpolate and keep the probability of one label at one voxel: an estimate for two cores, about a third of what a machine five times overbooked took."""

@@ -11,7 +11,7 @@ import numpy as np
 from volseg.bundle import Bundle
 from volseg.errors import BundleError, DeviceError, root_cause
 from volseg.geometry import Grid
-from volseg.inference.device import autocast, describe_device, usable_threads
+from volseg.inference.device import autocast, describe_device
 from volseg.inference.executors.averaging import Averaging
 from volseg.inference.executors.torch_memory import is_out_of_memory
 from volseg.inference.outcome import Outcome, WindowProgress
@@ -21,6 +21,7 @@ from volseg.inference.quiet import quiet_libraries
 from volseg.inference.windows import count_windows
 from volseg.io import Volume
 from volseg.io.alignment import voxels_on
+from volseg.processors import usable_threads
 
 if TYPE_CHECKING:
     import numpy.typing as npt

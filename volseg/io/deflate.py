@@ -7,7 +7,6 @@ does it, and joined to one ordinary stream: every reader takes it, and its bytes
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 import zlib
 from collections import deque
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import IO, Any, Literal
+
+from volseg.processors import usable_threads
 
 Wrapper = Literal["gzip", "zlib"]
 """RFC 1952 (CRC-32 and length behind the data) or RFC 1950 (Adler-32)."""
@@ -158,5 +159,5 @@ def write_deflated(file: IO[bytes], part: Callable[[int], bytes], count: int, wr
 
 
 def _threads() -> int:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_threads()
     return min(count, MOST_THREADS)

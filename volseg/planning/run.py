@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volseg.errors import InputError
-from volseg.inference.device import device_name, usable_threads
+from volseg.inference.device import device_name
 from volseg.io.text import check_output as check_writable
 from volseg.planning.bundle import write_bundle
 from volseg.planning.bundle.write import check_free
 from volseg.planning.fingerprint import take_fingerprint
 from volseg.planning.planner import Plan, make_plan
 from volseg.planning.rules.budget import DEFAULT_MEMORY_BYTES, GB, GFLOPS_CUDA, PRESET_NAMES, Budget, cpu_gflops
+from volseg.processors import usable_threads
 
 if TYPE_CHECKING:
     from volseg.planning.fingerprint.take import Track

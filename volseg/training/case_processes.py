@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import IO
 
 from volseg.errors import DatasetError, VolsegError
-from volseg.inference.device import usable_threads
+from volseg.processors import usable_threads
 from volseg.training.case_maker import Job
 from volseg.training.chain import Chain
 

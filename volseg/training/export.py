@@ -114,7 +114,7 @@ def findings_of_run(run_dir: Path, best_epoch: int, dataset: str, fold: int | No
     training, validation = cases
     with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["epoch"] == str(best_epoch)]
-    scores = {name: float(value) for row in rows for name, value in row.items() if name not in COLUMNS and value}
+    scores = {name.removeprefix("val_"): float(value) for row in rows for name, value in row.items() if name not in COLUMNS and value}
     if fold is None or not scores:
         change = f"trained on {training} cases of {dataset} ({today()})"
         return Findings({}, f"Trained on {training} cases of {dataset}, {today()}; these weights have no held-out score of their own.", change, ())

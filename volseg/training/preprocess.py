@@ -11,9 +11,9 @@ from volseg.bundle import Bundle
 from volseg.dataset import Case
 from volseg.dataset.cache import CachedCase, entry_name, read_entry, remove_leftovers, source_of
 from volseg.errors import DatasetError
-from volseg.inference.device import usable_threads
 from volseg.inference.executors.compiled import cache_folder
 from volseg.io.text import write_json
+from volseg.processors import usable_threads
 from volseg.provenance import peak_memory_bytes, software_versions
 from volseg.training.case_maker import CaseMaker, Job
 from volseg.training.case_processes import Progress, Teller, make_elsewhere

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.bundle import Bundle, read_config
-from volseg.inference.device import INT8_CPU_FLAGS, cpu_computes_bf16, cpu_flags, usable_threads
+from volseg.inference.device import INT8_CPU_FLAGS, cpu_computes_bf16, cpu_flags
 from volseg.inference.executors.compiled import cache_folder
 from volseg.inference.executors.conversion.facts import network_facts
 from volseg.inference.executors.conversion.int8 import Agreement, calibrate, choose_windows
 from volseg.inference.executors.conversion.kept import find_converted
 from volseg.inference.executors.engines import ConvertedEngine, ConvertedExecutor
 from volseg.inference.quiet import quiet_libraries
+from volseg.processors import usable_threads
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.inference.device import usable_threads
 from volseg.inference.executors.conversion.kept import check_scores, check_windows, keep_converted
 from volseg.inference.executors.openvino_executor import NETWORK, OpenVINOExecutor, without_telemetry
 from volseg.inference.executors.torch_executor import UnsupportedNetworkError
+from volseg.processors import usable_threads
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ from volseg.io.dicom.files.dataset import NATIVE_SYNTAXES, damaged, open_dataset
 from volseg.io.dicom.files.header import SliceHeader
 from volseg.io.dicom.pixels.encoded import HIGH_THROUGHPUT, decode_encoded
 from volseg.io.dicom.pixels.native import read_native
+from volseg.processors import usable_threads
 
 Progress = Callable[[int, int], None]
 """Called with (slices done, slices in all)."""
@@ -81,7 +81,7 @@ def _decode_as(volume: npt.NDArray[Any], slices: Sequence[SliceHeader], progress
     """Fill ``volume`` (slices, rows, columns) and give it as (columns, rows, slices)."""
     tasks = _tasks(slices)
     done = 0
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, usable_threads())) as pool:
         try:
             for count in pool.map(lambda task: _decode_task(task, volume), tasks):
                 for _ in range(count):

@@ -1,8 +1,8 @@
 """Dice of ct_tumor's weights on one fold of the soft-tissue sarcoma CTs, per case, beside two baselines that know nothing of tumours.
 
-    python tests/bench/accuracy_sts.py DATASET --weights runs/ct_tumor/fold0/last.pt --fold 0 -o fold0.json
+    python tests/bench/accuracy_sts.py DATASET --weights runs/ct_tumor/fold0/final.pt --fold 0 -o fold0.json
 
-Use weights that were trained without that fold. ``last.pt`` is chosen without looking at the fold; ``model.pt`` is the best epoch *by* the fold, so its Dice flatters.
+Use weights that were trained without that fold. ``final.pt`` is chosen without looking at the fold; ``model.pt`` is the best epoch *by* the fold, so its Dice flatters.
 
 The baselines: every voxel of soft tissue (uses no geometry), and soft tissue inside the ellipsoid inscribed in the image less the usual margin (the crops surround the tumour on
 every side, so the image's own size gives the answer away in part; a model has to beat this one to have learnt anything from the picture).

@@ -51,7 +51,7 @@ def train_volseg(dataset: Path, validation: Sequence[Case], fold: int, budget: s
     volseg("train", str(bundle), "--data", str(dataset), "--fold", str(fold), "--time-limit", budget, "-o", str(run), "--device", "cpu")
     took = time.perf_counter() - began
     volseg(
-        "infer", *(str(case.images[0]) for case in validation), "-b", str(bundle), "--weights", str(run / "model.pt"), "-o", str(predictions), "-q", "--no-report", "--no-preview"
+        "infer", *(str(case.images[0]) for case in validation), "-b", str(bundle), "--weights", str(run / "final.pt"), "-o", str(predictions), "-q", "--no-report", "--no-preview"
     )
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

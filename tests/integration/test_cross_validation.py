@@ -74,8 +74,8 @@ def test_bundle_is_brought_up_to_date(cross_validated):
     bundle, run, _, _ = cross_validated
     summary = json.loads((run / "summary.json").read_text())
     assert json.loads((run / "all_cases" / "provenance.json").read_text())["training_cases"] == [f"case{number}" for number in range(4)]
-    for name, source in (("model", "all_cases"), ("model_fold0", "fold0"), ("model_fold1", "fold1")):
-        state, trained = torch.load(bundle / "models" / f"{name}.pt", weights_only=True), torch.load(run / source / "model.pt", weights_only=True)
+    for name, source in (("model", "all_cases/model"), ("model_fold0", "fold0/final"), ("model_fold1", "fold1/final")):
+        state, trained = torch.load(bundle / "models" / f"{name}.pt", weights_only=True), torch.load(run / f"{source}.pt", weights_only=True)
         assert all(torch.equal(state[key], trained[key].half()) for key in state)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert metadata["version"] == "0.2.0"

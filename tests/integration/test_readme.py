@@ -90,7 +90,7 @@ def test_help_examples(name, folder, monkeypatch, tmp_path):
     for example in examples:
         if "--resume" not in example:
             shutil.rmtree("runs", ignore_errors=True)
-        if "runs/ct_tumor/fold0/last.pt" in example:
+        if "runs/ct_tumor/fold0/final.pt" in example:
             run("volseg train bundles/ct_tumor --data DATASET --epochs 1 --time-limit 5s", own, monkeypatch)
         run(example, own, monkeypatch)
 

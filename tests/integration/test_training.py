@@ -65,7 +65,7 @@ def test_run_folder_holds_what_is_promised(uninterrupted, bundle):
     assert result.epochs == EPOCHS
     assert result.stopped_by == "epochs"
     names = {path.name for path in result.run_dir.iterdir()}
-    assert {"model.pt", "last.pt", "metrics.csv", "training.html", "curves.png", "config.json", "provenance.json", "tensorboard"} <= names
+    assert {"model.pt", "final.pt", "last.pt", "metrics.csv", "training.html", "curves.png", "config.json", "provenance.json", "tensorboard"} <= names
     assert any(result.run_dir.glob("tensorboard/**/events.out.tfevents.*"))
     events = EventAccumulator(str(result.run_dir / "tensorboard")).Reload()
     assert len(events.Scalars("train_loss")) == EPOCHS * STEPS_PER_EPOCH
@@ -161,6 +161,20 @@ def test_a_fold_goes_into_the_bundle_with_its_scores(bundle, dataset, tmp_path):
     card = (own / "docs" / "README.md").read_text()
     assert f"{result.best_metric:.4f}" in card
     assert after.keys() == before.keys() | {"eval_metrics", "changelog"}
+
+
+def test_the_final_weights_are_chosen_by_no_validation(bundle, dataset, tmp_path, monkeypatch):
+    """Every validation is made to find less than the one before: the best weights are those of the first, the final ones the average at the end."""
+    from volseg.training.validation import Scores, Validator
+
+    monkeypatch.setattr(Validator, "run", lambda self, epoch, network: Scores({"val_mean_dice": 1 / epoch}, 1 / epoch, 0.01))
+    result = train(bundle, dataset, tmp_path / "run", fold=0, epochs=3, device="cpu", precision="fp32")
+    assert result.best_epoch == 1
+    best, final = (torch.load(path, weights_only=True) for path in (result.weights, result.final))
+    average = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["average"]
+    assert best.keys() == final.keys()
+    assert all(torch.equal(final[name], average[f"module.{name}"]) for name in final)
+    assert any(not torch.equal(final[name], best[name]) for name in final)
 
 
 def test_bf16_trains(bundle, dataset, tmp_path):

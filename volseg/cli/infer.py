@@ -122,7 +122,7 @@ def infer(
       volseg infer DICOM_FOLDER -o results
       volseg infer DICOM_FOLDER -o results --format nifti --format dicom-seg --format rtstruct --format dicom-sr
       volseg infer scans/ -o results --format nrrd
-      volseg infer scan.nii.gz -b bundles/ct_tumor --weights runs/ct_tumor/fold0/last.pt
+      volseg infer scan.nii.gz -b bundles/ct_tumor --weights runs/ct_tumor/fold0/final.pt
       volseg infer scan.nii.gz --weights fold0.pt --weights fold1.pt --tta --probabilities
       volseg infer scan.nii.gz --dry-run --json
       volseg infer scans/ -o results --max-memory 4G

@@ -68,8 +68,9 @@ def train(
 ) -> int | None:
     """Train BUNDLE (a folder or a name) on labelled scans.
 
-    Writes model.pt (best validated weights), last.pt (to resume from), metrics.csv, training.html, TensorBoard events, config.json and provenance.json to RUN_DIR. Ctrl-C or a kill
-    loses nothing but the epochs since the last checkpoint (at most half a minute and one epoch): run the same command again with --resume.
+    Writes model.pt (best validated weights), final.pt (those of the end), last.pt (to resume from), metrics.csv, training.html, TensorBoard events, config.json and
+    provenance.json to RUN_DIR. Ctrl-C or a kill loses nothing but the epochs since the last checkpoint (at most half a minute and one epoch): run the same command again with
+    --resume.
 
     With --fold all every fold is trained in a folder of its own (finished ones are not trained again with --resume), every case is segmented by the fold that did not see it, and
     summary.json holds Dice per fold and class, a trivial baseline, and the post-processing that helps. Started by torchrun, all processes train together:

@@ -67,7 +67,7 @@ def build_pipeline(bundle: Bundle, device: torch.device, weights: Sequence[Path]
     device : torch.device
         Where the network will run.
     weights : sequence of Path
-        Other weights for the same network (a ``model.pt`` or ``last.pt`` of ``volseg train``); the scores of several are averaged.
+        Other weights for the same network (a ``model.pt`` or ``final.pt`` of ``volseg train``); the scores of several are averaged.
     overlap : float, optional
         Overrides the overlap of a sliding-window inferer.
     flips : sequence of int

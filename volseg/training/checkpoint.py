@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BEST = "model.pt"
 LAST = "last.pt"
+FINAL = "final.pt"
 
 
 @dataclass(frozen=True)

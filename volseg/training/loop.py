@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 
 from volseg.training.average import WeightAverage, bare
-from volseg.training.checkpoint import BEST, LAST, Position, detached_state, inference_weights, save_last, save_torch
+from volseg.training.checkpoint import BEST, FINAL, LAST, Position, detached_state, inference_weights, save_last, save_torch
 from volseg.training.distributed import ALONE, Ranks, agree
 from volseg.training.progress import EpochReport, Reporter
 from volseg.training.schedule import Limits, Schedule
@@ -43,7 +43,7 @@ class LoopSettings:
     identity : mapping
         Stored in the checkpoint; a resumed run must match it.
     inference_names : frozenset of str
-        Tensors of the network for inference; deep-supervision heads that are not among them are left out of ``model.pt``.
+        Tensors of the network for inference; deep-supervision heads that are not among them are left out of ``model.pt`` and ``final.pt``.
     seed : int
         Random state of epoch ``n`` follows from ``seed`` and ``n`` (and the rank) alone, which is what makes a resumed run equal to an uninterrupted one.
     patience : int or None
@@ -133,8 +133,9 @@ class TrainingLoop:
         elif start.epoch < self._limits.epochs:
             self.stopped_by = "time limit"
         self._save_last()
+        self._save_weights(FINAL)
         if self.position.best_metric is None:
-            self._save_best()
+            self._save_weights(BEST)
         return self.position
 
     def _elapsed(self) -> float:
@@ -248,17 +249,17 @@ class TrainingLoop:
         if scores.key is None or (best is not None and scores.key <= best):
             return scores.metrics, False
         self.position = replace(self.position, best_metric=scores.key, best_epoch=epoch)
-        self._save_best()
+        self._save_weights(BEST)
         return scores.metrics, True
 
     def _stop(self, reason: str) -> None:
         self.stopped_by = reason
         self._trainer.terminate()
 
-    def _save_best(self) -> None:
+    def _save_weights(self, name: str) -> None:
         if self._settings.place.is_first:
             network = self._network if self._average is None else self._average.network
-            save_torch(inference_weights(detached_state(network.state_dict()), self._settings.inference_names), self._settings.run_dir / BEST)
+            save_torch(inference_weights(detached_state(network.state_dict()), self._settings.inference_names), self._settings.run_dir / name)
 
     def _save_last(self) -> None:
         self._saved_at = time.perf_counter()

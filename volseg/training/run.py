@@ -14,7 +14,7 @@ from volseg.errors import InputError, OutputError
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
 from volseg.provenance import sha256_of
-from volseg.training.checkpoint import BEST, LAST, load_last
+from volseg.training.checkpoint import BEST, FINAL, LAST, load_last
 from volseg.training.config import RunConfig, prepare_config
 from volseg.training.distributed import connect, in_turn, ranks, share_config
 from volseg.training.export import export_findings, export_weights, findings_of_run
@@ -36,7 +36,7 @@ class TrainingResult:
     Attributes
     ----------
     run_dir : Path
-        Folder with ``model.pt``, ``last.pt``, ``metrics.csv``, ``training.html``, ``curves.png``, ``config.json``, ``provenance.json`` and TensorBoard events.
+        Folder with ``model.pt``, ``final.pt``, ``last.pt``, ``metrics.csv``, ``training.html``, ``curves.png``, ``config.json``, ``provenance.json`` and TensorBoard events.
     weights : Path
         ``model.pt``: the best validated weights, or the last ones where nothing was validated.
     epochs : int
@@ -58,6 +58,11 @@ class TrainingResult:
     stopped_by: str
     best_metric: float | None
     best_epoch: int
+
+    @property
+    def final(self) -> Path:
+        """``final.pt``: the weights of the training's end, which no validation chose; a score on the cases of that validation is fair to these alone."""
+        return self.run_dir / FINAL
 
 
 def train(
@@ -292,7 +297,7 @@ def finished_run(
     wanted = {"asked": options.asked, "recipe": options.recipe(read), "training_cases": cases}
     try:
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        complete = all(record[key] == value for key, value in wanted.items()) and record["weights_sha256"] == sha256_of(folder / BEST)
+        complete = all(record[key] == value for key, value in wanted.items()) and record["weights_sha256"] == sha256_of(folder / BEST) and (folder / FINAL).is_file()
         ended = (record["epochs"], record["elapsed_s"], record["stopped_by"], record["best_metric"], record["best_epoch"])
     except (OSError, ValueError, KeyError):
         return None

@@ -88,7 +88,7 @@ def cross_validate(
         if into:
             train_fold(None, folder / ALL_CASES)
         return None
-    held = [item for fold in folds for item in _held_out(read, datalist, fold, results[fold].weights, folder, device, precision, reporter)]
+    held = [item for fold in folds for item in _held_out(read, datalist, fold, results[fold].final, folder, device, precision, reporter)]
     labels = {value: name for value, name in read.labels.items() if value != 0}
     reporter.message(f"scoring {len(held)} held-out cases")
     choice = choose_refinements(held, sorted(labels))
@@ -124,7 +124,7 @@ def _references(cases: Sequence[Case]) -> Iterator[tuple[npt.NDArray[np.generic]
 
 def _update_bundle(bundle: Bundle, found: CrossValidation, final: TrainingResult, folds: dict[int, TrainingResult], cases: int, reporter: Reporter) -> None:
     written = [export_weights(final.weights, bundle)]
-    written += [export_weights(result.weights, bundle, f"model_fold{fold}.pt") for fold, result in folds.items()]
+    written += [export_weights(result.final, bundle, f"model_fold{fold}.pt") for fold, result in folds.items()]
     mean = found.mean()
     scored = "" if mean is None else f"; mean Dice {mean:.4f} in {len(found.folds)}-fold cross-validation"
     change = f"trained on {cases} cases of {found.dataset} ({today()}, {final.epochs} epochs){scored}; post-processing added: {describe_refinements(found.choice.refinements)}"

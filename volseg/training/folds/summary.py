@@ -14,7 +14,7 @@ from volseg.training.folds.choice import Choice
 SCHEMA = "volseg.crossvalidation/1"
 """Name and version of the JSON layout of :meth:`CrossValidation.to_dict`."""
 
-WEIGHTS = "A fold's weights are those of its best validation while training, on these same cases: a little in its favour"
+WEIGHTS = "A fold's weights are those of the end of its training: no validation on these cases chose them"
 """What a reader of the scores must know of the weights."""
 
 

@@ -42,3 +42,21 @@ def test_threads_are_those_allowed_and_no_more_than_the_quota(monkeypatch, bound
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
     monkeypatch.setattr(processors, "cpu_quota", lambda: quota)
     assert processors.usable_threads() == expected
+
+
+def test_torch_keeps_to_a_quota(monkeypatch):
+    import torch
+
+    from volseg.inference import device
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(device, "usable_threads", lambda: 3)
+        device.select_device("cpu")
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(device, "usable_threads", lambda: 8)
+        device.select_device("cpu")
+        assert torch.get_num_threads() == 3, "threads that were asked for (OMP_NUM_THREADS) stay"
+    finally:
+        torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from volseg.errors import DeviceError
+from volseg.processors import usable_threads
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,8 @@ def device_name(name: str = "auto") -> str:
 def select_device(name: str = "auto") -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda[:N]`` or ``mps`` into a device that exists.
 
+    On a CPU, torch is kept to the processors it may use (:func:`volseg.processors.usable_threads`); by itself it follows the affinity but not a container's quota.
+
     Raises
     ------
     DeviceError
@@ -63,7 +66,9 @@ def select_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" and torch.get_num_threads() > usable_threads():
+        torch.set_num_threads(usable_threads())
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
         msg = f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps"

@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.dicom_peers import by_uid, dcmqrscp, differences, orthanc, program, run, storescp
-from volseg.evaluation.statistics import label_statistics
+from volseg.evaluation.regions.statistics import label_statistics
 from volseg.io import load
 from volseg.io.dicom.objects.origin import find_referenced_series
 from volseg.io.dicom.objects.rtstruct import rtstruct_on_volume, write_rtstruct

@@ -14,7 +14,8 @@ import volseg
 from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
 from tests.dicom_factory import Scan, write
 from volseg.cli import main
-from volseg.cli.results import Job, chosen_formats, write_results
+from volseg.cli.job import Job, chosen_formats
+from volseg.cli.results import write_results
 from volseg.dataset import check_cases, convert_cases, read_datalist
 from volseg.errors import DatasetError, InputError
 from volseg.inference import Segmentation, Segmenter

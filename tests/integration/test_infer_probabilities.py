@@ -15,7 +15,7 @@ import pytest
 from tests.bundle_factory import edit_config, tiny_bundle
 from tests.dicom_factory import Scan, write
 from volseg.cli import main
-from volseg.cli.results import probability_endings
+from volseg.cli.job import probability_endings
 from volseg.errors import GeometryError, InputError
 from volseg.geometry import Grid
 from volseg.inference import Segmenter

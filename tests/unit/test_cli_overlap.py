@@ -18,9 +18,10 @@ import pytest
 
 from volseg.bundle import find_bundle
 from volseg.cli import overlap
+from volseg.cli.job import Job
 from volseg.cli.main import main
 from volseg.cli.overlap import Behind, available_bytes, bytes_on_disk, fits_beside, read_ahead
-from volseg.cli.results import Job, import_writers
+from volseg.cli.results import import_writers
 from volseg.errors import InputError, WriteError
 from volseg.geometry import Grid
 from volseg.io import load, save_volume

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from volseg.errors import GeometryError, InputError, OutputError
-from volseg.evaluation import LabelStatistics, label_statistics, lesions, statistics, write_statistics_csv
-from volseg.evaluation.label_record import DECIMALS
+from volseg.evaluation import LabelStatistics, label_statistics, write_statistics_csv
+from volseg.evaluation.regions import lesions, statistics
+from volseg.evaluation.regions.label_record import DECIMALS
 from volseg.geometry import Grid, reorient
 from volseg.io import Source, Volume
 from volseg.synthetic.scan import scanner_axes, scanner_grid

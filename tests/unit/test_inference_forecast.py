@@ -91,10 +91,11 @@ COMING = """
 from volseg.inference.memory import coming_bytes, resident_bytes
 import numpy, nibabel
 before, told = resident_bytes(), coming_bytes()
-from volseg.cli.results import Job, import_writers
+from volseg.cli.job import Job
+from volseg.cli.results import import_writers
 from pathlib import Path
 import_writers(Job(Path("scan.nii.gz"), "scan", Path("."), ("nifti",)))
-import volseg.evaluation.statistics, volseg.report
+import volseg.evaluation.regions.statistics, volseg.report
 print(told, resident_bytes() - before, coming_bytes())
 """
 
@@ -272,7 +273,7 @@ MEASURE = """
 import sys
 import numpy as np
 import scipy.spatial
-from volseg.evaluation.statistics import label_statistics
+from volseg.evaluation.regions.statistics import label_statistics
 from volseg.geometry import Grid
 from volseg.inference.memory import resident_bytes
 from volseg.io.volume import Source, Volume

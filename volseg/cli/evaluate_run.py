@@ -14,7 +14,7 @@ from volseg.errors import InputError
 
 if TYPE_CHECKING:
     from volseg.evaluation import Case, Comparison, Evaluation, Pair, Pairing, Settings
-    from volseg.evaluation.pairing import References
+    from volseg.evaluation.pairs.pairing import References
     from volseg.report.evaluation import WorstCase
 
 
@@ -96,7 +96,7 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, References
         If an input is missing, one is a file and the other a folder, or names do not fit.
     """
     from volseg.evaluation import Pair, Pairing, find_label_maps, find_references, pair_files
-    from volseg.evaluation.pairing import References, image_stem, strip_ending
+    from volseg.evaluation.pairs.pairing import References, image_stem, strip_ending
 
     for path in (predictions, references):
         if not path.exists():
@@ -122,7 +122,7 @@ def _evaluate(pairing: Pairing, task: Task, names: Mapping[int, str], ignored: i
 
 
 def _report_unmatched(pairing: Pairing, allow_missing: bool, console: Console) -> None:
-    from volseg.evaluation.pairing import list_names
+    from volseg.evaluation.pairs.pairing import list_names
 
     if pairing.unmatched_predictions:
         console.warn(f"{len(pairing.unmatched_predictions)} predictions without a reference are left out: {list_names(pairing.unmatched_predictions)}")
@@ -148,7 +148,7 @@ def _draw_worst(evaluation: Evaluation, pairing: Pairing, task: Task, ignored: i
 def _draw_case(case: Case, pair: Pair, task: Task, ignored: int | None, image: Path | None) -> WorstCase:
     from volseg import io
     from volseg.evaluation.labels import label_array
-    from volseg.evaluation.reading import read_pair
+    from volseg.evaluation.pairs.reading import read_pair
     from volseg.evaluation.scores import on_grid_of
     from volseg.report.evaluation import WorstCase
     from volseg.report.evaluation_pictures import draw_disagreement, fits

@@ -11,8 +11,9 @@ from volseg.cli.infer_channels import channel_inputs
 from volseg.cli.infer_forecast import foretell_scans
 from volseg.cli.infer_inputs import Settings
 from volseg.cli.infer_segment import segment_scans
+from volseg.cli.job import FORMATS, SEGMENTATION_KINDS, Job, chosen_formats, probability_endings
 from volseg.cli.options import Console, NamedPath, json_option, verbosity_options
-from volseg.cli.results import FORMATS, SEGMENTATION_KINDS, Job, chosen_formats, output_folder, probability_endings, refuse_foreign
+from volseg.cli.results import output_folder, refuse_foreign
 
 if TYPE_CHECKING:
     from volseg.io.dicom.objects.seg.write import Kind

@@ -6,8 +6,8 @@ from typing import Any
 
 from volseg.cli.infer_inputs import Settings
 from volseg.cli.infer_run import Finish, Scan, averaged, exit_code, process
+from volseg.cli.job import Job
 from volseg.cli.options import Console
-from volseg.cli.results import Job
 
 
 def foretell_scans(jobs: list[Job], settings: Settings, console: Console) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from volseg.cli.results import Job, check_source
+from volseg.cli.job import Job, check_source
 from volseg.errors import BundleError, InputError
 
 if TYPE_CHECKING:

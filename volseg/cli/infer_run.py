@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from volseg.cli.infer_inputs import Settings, Unusable, read_scan
+from volseg.cli.job import Job
 from volseg.cli.options import Console
 from volseg.cli.overlap import Behind, fits_beside, read_ahead
-from volseg.cli.results import Job
 from volseg.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import click
 
 from volseg.cli.infer_inputs import Settings
 from volseg.cli.infer_run import Finish, Scan, averaged, exit_code, process
+from volseg.cli.job import Job
 from volseg.cli.options import Console
-from volseg.cli.results import Job, import_writers, write_results
+from volseg.cli.results import import_writers, write_results
 
 if TYPE_CHECKING:
     from volseg.inference import Segmentation, Segmenter

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError
-from volseg.evaluation.label_record import LabelStatistics
+from volseg.evaluation.regions.label_record import LabelStatistics
 from volseg.io import Volume
 from volseg.io.text import check_output, write_text
 from volseg.report.case_pictures import draw_planes, draw_strips, make_scene

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from volseg.evaluation.label_record import LabelStatistics
+from volseg.evaluation.regions.label_record import LabelStatistics
 from volseg.geometry import Grid, reorient
 from volseg.io import Volume
 from volseg.report.palette import label_colour

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from volseg.evaluation.label_record import LabelStatistics
+from volseg.evaluation.regions.label_record import LabelStatistics
 from volseg.report.palette import label_colour
 
 MAX_LABEL_LESIONS = 20

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.evaluation.extent import labelled_box
-from volseg.evaluation.intensity import values_inside
+from volseg.evaluation.regions.intensity import values_inside
 from volseg.io import Volume
 
 AnyArray = npt.NDArray[np.generic]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.evaluation.components import number_pieces
-from volseg.evaluation.diameter import Diameter, Mask, diameter_bounds, longest_axial_diameter
-from volseg.evaluation.intensity import mean_value, values_inside
+from volseg.evaluation.regions.diameter import Diameter, Mask, diameter_bounds, longest_axial_diameter
+from volseg.evaluation.regions.intensity import mean_value, values_inside
 from volseg.geometry import Grid
 
 MAX_LESIONS = 200

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.evaluation.extent import Box, enclosing
-from volseg.evaluation.intensity import Intensity, count_pairs, describe_counts, describe_values, values_inside
-from volseg.evaluation.label_record import LabelStatistics
-from volseg.evaluation.lesions import NumberedPieces, as_point, bounding_box, measure_pieces, tabulate_pieces
+from volseg.evaluation.regions.intensity import Intensity, count_pairs, describe_counts, describe_values, values_inside
+from volseg.evaluation.regions.label_record import LabelStatistics
+from volseg.evaluation.regions.lesions import NumberedPieces, as_point, bounding_box, measure_pieces, tabulate_pieces
 from volseg.io import Volume
 
 Identity = tuple[int, str, str | None]

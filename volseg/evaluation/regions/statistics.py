@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.errors import GeometryError, InputError
-from volseg.evaluation.crowded import Identity, measure_together
 from volseg.evaluation.extent import Box, enclosing, label_boxes
-from volseg.evaluation.intensity import describe_values, intensity_unit, values_inside
-from volseg.evaluation.label_record import LabelStatistics
-from volseg.evaluation.lesions import Point, as_point, bounding_box, find_lesions
 from volseg.evaluation.overlap import count_labels
-from volseg.evaluation.tables import write_statistics_csv
+from volseg.evaluation.regions.crowded import Identity, measure_together
+from volseg.evaluation.regions.intensity import describe_values, intensity_unit, values_inside
+from volseg.evaluation.regions.label_record import LabelStatistics
+from volseg.evaluation.regions.lesions import Point, as_point, bounding_box, find_lesions
+from volseg.evaluation.regions.tables import write_statistics_csv
 from volseg.geometry import Grid
 from volseg.io import Volume
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from volseg.errors import InputError
 from volseg.evaluation.labels import label_array
-from volseg.evaluation.pairing import Pair
+from volseg.evaluation.pairs.pairing import Pair
 from volseg.evaluation.scores import on_grid_of
 from volseg.io import Volume, load_label
 from volseg.io.labels import segment_names

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.evaluation.diameter import Diameter
-from volseg.evaluation.label_record import DECIMALS, LabelStatistics
-from volseg.evaluation.lesions import BoundingBox, Lesion
+from volseg.evaluation.regions.diameter import Diameter
+from volseg.evaluation.regions.label_record import DECIMALS, LabelStatistics
+from volseg.evaluation.regions.lesions import BoundingBox, Lesion
 from volseg.io.text import write_text
 
 INTENSITIES = ("mean", "sd", "minimum", "maximum", "median", "percentile_5", "percentile_25", "percentile_75", "percentile_95")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from volseg.evaluation.diameter import Diameter
-from volseg.evaluation.intensity import Intensity
-from volseg.evaluation.lesions import BoundingBox, Lesion, Point
+from volseg.evaluation.regions.diameter import Diameter
+from volseg.evaluation.regions.intensity import Intensity
+from volseg.evaluation.regions.lesions import BoundingBox, Lesion, Point
 
 if TYPE_CHECKING:
     from volseg.io.dicom.objects.segments import SegmentMeasurements
@@ -41,7 +41,7 @@ class LabelStatistics:
         Where it lies, the longest axial diameter, and the scan's values inside; None for an empty label (``intensity`` also where no value is finite).
         The diameter is the longest of any single piece: a line from one lesion to another would measure the healthy tissue between them.
     lesions : tuple of Lesion
-        Connected pieces, the largest first, at most :data:`~volseg.evaluation.lesions.MAX_LESIONS`.
+        Connected pieces, the largest first, at most :data:`~volseg.evaluation.regions.lesions.MAX_LESIONS`.
     """
 
     value: int

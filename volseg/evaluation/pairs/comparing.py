@@ -10,8 +10,8 @@ from pathlib import Path
 from volseg.errors import DatasetError, InputError
 from volseg.evaluation.evaluation import Evaluation, summarise
 from volseg.evaluation.metrics.settings import Settings
-from volseg.evaluation.pairing import Pair
-from volseg.evaluation.reading import read_pair
+from volseg.evaluation.pairs.pairing import Pair
+from volseg.evaluation.pairs.reading import read_pair
 from volseg.evaluation.scores import CaseAgreement, compare_volumes
 
 AT_ONCE = 2
@@ -44,7 +44,7 @@ def evaluate_pairs(
     settings : Settings, optional
         Tolerances and the rule of detection.
     rois : mapping of str to int, optional
-        Segments or ROIs to take of DICOM objects, by name, and the label value each gets; see :func:`~volseg.evaluation.reading.read_pair`.
+        Segments or ROIs to take of DICOM objects, by name, and the label value each gets; see :func:`~volseg.evaluation.pairs.reading.read_pair`.
     scans : Path, optional
         Where to look first for the series of DICOM objects.
     missing, unmatched : sequence of Path

@@ -1,0 +1,1 @@
+"""Which label maps belong together, and how they are read for comparison."""

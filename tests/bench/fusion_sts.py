@@ -32,6 +32,7 @@ from volseg import load
 from volseg.dataset import read_datalist
 from volseg.evaluation import dice
 from volseg.evaluation.bootstrap import mean_interval
+from volseg.processors import usable_threads
 
 VARIANTS = {"petct": "petct_tumor", "ct": "ct_tumor", "pet": "pet_tumor"}
 """Datasets, and the bundles planned for them."""
@@ -57,20 +58,21 @@ def pet_alone(listing: Path, folder: Path) -> Path:
     content = json.loads(listing.read_text())
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     for item in content["training"]:
-        ct, pet = (sitk.ReadImage(str(listing.parent / path)) for path in item["image"])
         image = folder / "imagesTr" / Path(item["image"][1]).name
-        sitk.WriteImage(sitk.Resample(pet, ct, sitk.Transform(), sitk.sitkLinear, 0.0), str(image))
+        sitk.WriteImage(pet_on_ct(*(listing.parent / path for path in item["image"])), str(image))
         item["image"], item["label"] = str(image), str((listing.parent / item["label"]).resolve())
     target.write_text(json.dumps(content | {"name": "sts_pet", "modality": {"0": "PET"}}))
     return target
 
 
-def volseg(*command: str, threads: int | None = None, log: Path | None = None) -> None:
-    """Run a command of volseg as a process of its own."""
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    if log is None:
-        subprocess.run([sys.executable, "-m", "volseg", *command], check=True, env=environment)
-        return
+def pet_on_ct(ct: Path, pet: Path) -> sitk.Image:
+    """The PET on the grid of the CT, 0 where it does not reach."""
+    return sitk.Resample(sitk.ReadImage(str(pet)), sitk.ReadImage(str(ct)), sitk.Transform(), sitk.sitkLinear, 0.0)
+
+
+def volseg(*command: str, log: Path, jobs: int = 1) -> None:
+    """Run a command of volseg as a process of its own, with its share of the processors."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, usable_threads() // jobs))}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         subprocess.run([sys.executable, "-m", "volseg", *command], check=True, env=environment, stdout=stream, stderr=subprocess.STDOUT)
@@ -81,8 +83,7 @@ def rules(source: Path) -> dict[str, dict[str, float]]:
     found = {}
     for case in read_datalist(source / "dataset_petct.json").cases:
         ct, reference = load(case.images[0]), load(case.label).array == 1
-        images = [sitk.ReadImage(str(path)) for path in case.images]
-        pet = sitk.GetArrayFromImage(sitk.Resample(images[1], images[0], sitk.Transform(), sitk.sitkLinear, 0.0)).transpose(2, 1, 0)
+        pet = sitk.GetArrayFromImage(pet_on_ct(*case.images)).transpose(2, 1, 0)
         tissue = soft_tissue(ct.array)
         found[case.label.name.split(".")[0]] = {
             "soft tissue": dice(tissue, reference),
@@ -135,26 +136,26 @@ def train_fold(variant: str, fold: int, dataset: Path, options: argparse.Namespa
     resume = ["--resume"] if (run / "last.pt").exists() else []
     limit = ["--time-limit", options.time_limit, "--device", "cpu", *resume]
     print(f"training {variant}, fold {fold}", flush=True)
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    volseg("train", str(options.work / VARIANTS[variant]), "--data", str(dataset), "--fold", str(fold), "-o", str(run), *limit, threads=threads, log=run.parent / f"fold{fold}.log")
+    volseg(
+        "train", str(options.work / VARIANTS[variant]), "--data", str(dataset), "--fold", str(fold), "-o", str(run), *limit, jobs=options.jobs, log=run.parent / f"fold{fold}.log"
+    )
 
 
 def gather(variant: str, dataset: Path, options: argparse.Namespace) -> None:
     """Score every case by the fold that did not see it."""
     run = options.work / "runs" / VARIANTS[variant]
     into = ["--into-bundle"] if options.into and variant in SHIPPED else []
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
     command = ["train", str(options.work / VARIANTS[variant]), "--data", str(dataset), "--fold", "all", "--resume", "-o", str(run), "--time-limit", options.time_limit]
-    volseg(*command, "--device", "cpu", *into, threads=threads, log=run / "all.log")
+    volseg(*command, "--device", "cpu", *into, jobs=options.jobs, log=run / "all.log")
 
 
 def prepare(places: Mapping[str, Path], variants: Sequence[str], options: argparse.Namespace) -> None:
     """Plan and preprocess; a bundle that is there is taken as it is."""
     for variant in variants:
-        bundle = options.work / VARIANTS[variant]
+        bundle, log = options.work / VARIANTS[variant], options.work / "logs"
         if not bundle.exists():
-            volseg("plan", str(places[variant]), "-o", str(bundle), "--device", "cpu", "--preset", options.preset, "-q")
-        volseg("preprocess", str(places[variant]), "-b", str(bundle), "-q")
+            volseg("plan", str(places[variant]), "-o", str(bundle), "--device", "cpu", "--preset", options.preset, "-q", log=log / f"{variant}_plan.log")
+        volseg("preprocess", str(places[variant]), "-b", str(bundle), "-q", log=log / f"{variant}_preprocess.log")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volseg.dataset.nnunet import as_decathlon, is_nnunet
+from volseg.dataset.nnunet import as_decathlon, check_ignore_label, is_nnunet
 from volseg.errors import DatasetError
 
 MISSING_SHOWN = 3
@@ -121,10 +121,7 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
         _refuse_missing(cases, path)
     # The Decathlon calls them modality, nnU-Net v2 channel_names.
     channels = _numbered(content.get("modality")) or _numbered(content.get("channel_names"))
-    ignored = content.get("ignore_label")
-    if ignored is not None and (type(ignored) is not int or ignored < 1):
-        msg = f"{path}: ignore_label is {ignored!r}; give a label value, e.g. 255"
-        raise DatasetError(msg)
+    ignored = check_ignore_label(content.get("ignore_label"), path)
     cases = tuple(replace(case, channels=tuple(channels[number] for number in sorted(channels))) for case in cases)
     return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), channels, ignored)
 

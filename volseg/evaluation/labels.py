@@ -13,9 +13,6 @@ import numpy.typing as npt
 from volseg.errors import InputError
 from volseg.io import Volume
 
-IGNORE = "ignore"
-"""The name that nnU-Net gives the label of voxels that nothing is known of."""
-
 
 def label_array(volume: Volume) -> npt.NDArray[np.integer[Any]]:
     """The volume's array as integers.
@@ -149,16 +146,14 @@ def ignore_label_of(content: Any, path: Path) -> int | None:
 
     Raises
     ------
-    InputError
+    DatasetError
         If it is no label value.
     """
+    from volseg.dataset.nnunet import IGNORE, check_ignore_label
+
     content = content if isinstance(content, Mapping) else {}
     labels = content.get("labels")
-    value = content.get("ignore_label", labels.get(IGNORE) if isinstance(labels, Mapping) else None)
-    if value is not None and (type(value) is not int or value < 1):
-        msg = f"{path}: ignore_label is {value!r}; give a label value, e.g. 255"
-        raise InputError(msg)
-    return value
+    return check_ignore_label(content.get("ignore_label", labels.get(IGNORE) if isinstance(labels, Mapping) else None), path)
 
 
 def _foreground(names: Mapping[int, str]) -> dict[int, str]:

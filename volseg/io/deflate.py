@@ -159,5 +159,4 @@ def write_deflated(file: IO[bytes], part: Callable[[int], bytes], count: int, wr
 
 
 def _threads() -> int:
-    count = usable_threads()
-    return min(count, MOST_THREADS)
+    return min(usable_threads(), MOST_THREADS)

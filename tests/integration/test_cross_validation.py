@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,10 +20,12 @@ from volseg.bundle import read_bundle
 from volseg.dataset import read_datalist, split_fold
 from volseg.geometry import Grid
 from volseg.inference.refine import Refinement
+from volseg.training.distributed import ALONE
 from volseg.training.export import with_refinements
 from volseg.training.folds.held_out import predict_fold
+from volseg.training.options import Options
 from volseg.training.progress import SilentReporter
-from volseg.training.run import finished_run
+from volseg.training.result import TrainingResult, finished_run
 
 
 def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -99,25 +103,29 @@ def test_finished_folds_are_not_trained_again(cross_validated):
     assert "segmenting" not in done.stderr
 
 
-ASKED = {"epochs": 2, "time_limit_s": None, "patience": None, "seed": 0, "settings": {}, "average": True, "pretrained": None, "freeze": (), "cache": True}
+ASKED = Options(0, 2, None, None, True, "cpu", "fp32", 0, {}, True, None, (), False, ALONE, True)
+
+
+def finished(run: Path, bundle: Path, dataset: Path, **change: object) -> TrainingResult | None:
+    return finished_run(run, read_bundle(bundle), split_fold(read_datalist(dataset).cases, 0)[0], replace(ASKED, **change))
 
 
 def test_a_fold_trained_in_another_way_or_on_other_cases_is_not_finished(cross_validated, dataset, tmp_path):
     """A case that moved to the validation of a fold was trained on by the model of before: its score would be no score."""
     bundle, run, command, _ = cross_validated
-    found = finished_run(run / "fold0", bundle, dataset, fold=0, **ASKED)
+    found = finished(run / "fold0", bundle, dataset)
     assert found is not None
     assert found.epochs == 2
-    for change in ({"epochs": 3}, {"seed": 1}, {"settings": {"optimizer#lr": 0.5}}, {"average": False}, {"cache": False}, {"freeze": ("*",)}):
-        assert finished_run(run / "fold0", bundle, dataset, fold=0, **ASKED | change) is None, change
+    for change in ({"epochs": 3}, {"time_limit_s": 60.0}, {"seed": 1}, {"settings": {"optimizer#lr": 0.5}}, {"average": False}, {"cache": False}, {"freeze": ("*",)}):
+        assert finished(run / "fold0", bundle, dataset, **change) is None, change
     content = json.loads((dataset / "dataset.json").read_text())
     content["training"][1]["fold"] = 0
     moved = dataset / "moved.json"
     moved.write_text(json.dumps(content))
-    assert finished_run(run / "fold0", bundle, moved, fold=0, **ASKED) is None
+    assert finished(run / "fold0", bundle, moved) is None
     other = shutil.copytree(bundle, tmp_path / bundle.name)
     edit_config(other, "train", val_interval=7)
-    assert finished_run(run / "fold0", other, dataset, fold=0, **ASKED) is None
+    assert finished(run / "fold0", other, dataset) is None
     done = run_cli(*command, "--resume", "--seed", "1")
     assert done.returncode == 2
     assert "made with seed 0, but this run has 1" in done.stderr

@@ -217,6 +217,21 @@ def test_finished_run_can_be_made_longer(bundle, dataset, tmp_path):
     assert [part["epochs"] for part in parts] == [2]
 
 
+@pytest.mark.parametrize("limit", [{"time_limit_s": 6.0}, {"epochs": 30, "patience": 1, "settings": {"optimizer#lr": 0.0}}, {"epochs": 1}], ids=["time", "patience", "epochs"])
+def test_a_run_that_ended_as_asked_is_left_as_it_is(limit, bundle, dataset, tmp_path):
+    """A time limit leaves a little of its time unused: not a reason to train on with it."""
+    run_dir = tmp_path / "run"
+    first = train(bundle, dataset, run_dir, device="cpu", **limit)
+    before = {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()}
+    again = train(bundle, dataset, run_dir, device="cpu", resume=True, **limit)
+    assert again == first
+    assert {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()} == before
+    own = shutil.copytree(bundle, tmp_path / bundle.name)
+    train(own, dataset, run_dir, device="cpu", resume=True, into=True, **limit)
+    state, trained = torch.load(own / "models" / "model.pt", weights_only=True), torch.load(first.weights, weights_only=True)
+    assert all(torch.equal(state[key], trained[key].half()) for key in state)
+
+
 def test_patience_waits_for_validations(bundle, dataset, tmp_path):
     own = shutil.copytree(bundle, tmp_path / "own")
     edit_config(own, "train", val_interval=3)

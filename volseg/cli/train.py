@@ -142,16 +142,11 @@ class Run:
     resume: bool
 
     def train(self, fold: int | None, run_dir: Path, *, into: bool = False, several: bool = False) -> TrainingResult:
-        """Train one fold; with ``several``, one that is there is continued, and a finished one not begun again."""
+        """Train one fold; with ``several``, only one that is there is continued."""
         from volseg.training import train
-        from volseg.training.run import finished_run
+        from volseg.training.checkpoint import FINAL, LAST
 
-        same = {name: self.common[name] for name in ("epochs", "time_limit_s", "patience", "seed", "settings", "average", "pretrained", "freeze", "cache")}
-        done = finished_run(run_dir, self.bundle, self.data, fold=fold, **same) if several and self.resume else None
-        if done is not None:
-            self.console.say(f"{run_dir}: finished before")
-            return done
-        resume = self.resume and (not several or (run_dir / "last.pt").is_file())
+        resume = self.resume and (not several or any((run_dir / name).is_file() for name in (LAST, FINAL)))
         reporter = make_reporter(self.console)
         try:
             result = train(self.bundle, self.data, run_dir, fold=fold, resume=resume, into=into, reporter=reporter, **self.common)

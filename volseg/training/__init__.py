@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from volseg.training.run import TrainingResult, train
+from volseg.training.result import TrainingResult
+from volseg.training.run import train
 
 __all__ = ["TrainingResult", "train"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
-from volseg.dataset import name_cases, read_datalist, split_fold
+from volseg.dataset import split_fold
 from volseg.errors import InputError, OutputError
 from volseg.inference.quiet import quiet_libraries
 from volseg.io.text import write_json
 from volseg.provenance import sha256_of
-from volseg.training.checkpoint import BEST, FINAL, LAST, load_last
+from volseg.training.checkpoint import BEST, LAST, load_last
 from volseg.training.config import RunConfig, prepare_config
 from volseg.training.distributed import connect, in_turn, ranks, share_config
 from volseg.training.export import export_findings, export_weights, findings_of_run
@@ -23,46 +21,11 @@ from volseg.training.partial import use_codes
 from volseg.training.pretrained import Transfer, apply_pretrained, find_weights
 from volseg.training.progress import EpochReport, Reporter, SilentReporter
 from volseg.training.records import MetricsTable, earlier_parts, provenance, write_report
+from volseg.training.result import TrainingResult, finished_run
 from volseg.training.schedule import Limits
 from volseg.training.sources import Sources, open_dataset, prepare_sources
 from volseg.training.tracking import Tracker, open_tracker
 from volseg.training.use_cache import read_from_cache
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a finished training gives.
-
-    Attributes
-    ----------
-    run_dir : Path
-        Folder with ``model.pt``, ``final.pt``, ``last.pt``, ``metrics.csv``, ``training.html``, ``curves.png``, ``config.json``, ``provenance.json`` and TensorBoard events.
-    weights : Path
-        ``model.pt``: the best validated weights, or the last ones where nothing was validated.
-    epochs : int
-        Epochs completed.
-    elapsed_s : float
-        Wall-clock seconds over all parts of the run.
-    stopped_by : str
-        ``"epochs"``, ``"time limit"`` or ``"patience"``.
-    best_metric : float or None
-        Best key validation metric.
-    best_epoch : int
-        Epoch of the best metric.
-    """
-
-    run_dir: Path
-    weights: Path
-    epochs: int
-    elapsed_s: float
-    stopped_by: str
-    best_metric: float | None
-    best_epoch: int
-
-    @property
-    def final(self) -> Path:
-        """``final.pt``: the weights of the training's end, which no validation chose; a score on the cases of that validation is fair to these alone."""
-        return self.run_dir / FINAL
 
 
 def train(
@@ -107,7 +70,7 @@ def train(
     patience : int, optional
         Stop after this many epochs without a better validation metric.
     resume : bool
-        Continue from ``run_dir/last.pt``. On a CPU, without a time limit, the result is identical to an uninterrupted run.
+        Continue from ``run_dir/last.pt``; a run that ended as asked is left as it is. On a CPU, without a time limit, the result is identical to an uninterrupted run.
     device, precision : str
         See :func:`volseg.inference.device.select_device` and :func:`~volseg.inference.device.select_precision`.
     seed : int
@@ -146,20 +109,34 @@ def train(
     reporter = reporter if reporter is not None and place.is_first else SilentReporter()
     weights = None if pretrained is None else find_weights(pretrained)
     tracker = open_tracker(mlflow if place.is_first else None, read.name)
-    _check_run_dir(Path(run_dir), resume)
     ids = dict(settings or {})
     options = Options(fold, epochs, time_limit_s, patience, resume, place.device(device), precision, seed, ids, average, weights, tuple(freeze), compiled, place, cache)
-    connect(place, "cpu" if place.is_alone else str(select_device(options.device)))
-    with in_turn(place):
-        folder, sources = _open(read, data, Path(run_dir), options, reporter)
-    with quiet_libraries(), tracker:
-        result = _run(read, folder, sources, options, tracker, reporter)
+    result = _finished(read, data, Path(run_dir), options)
+    if result is not None:
+        reporter.message(f"{run_dir}: finished before")
+    else:
+        _check_run_dir(Path(run_dir), resume)
+        connect(place, "cpu" if place.is_alone else str(select_device(options.device)))
+        with in_turn(place):
+            folder, sources = _open(read, data, Path(run_dir), options, reporter)
+        with quiet_libraries(), tracker:
+            result = _run(read, folder, sources, options, tracker, reporter)
     if into and place.is_first:
-        reporter.message(f"weights written to {export_weights(result.weights, read)} in half precision")
-        cases = len(sources.training), len(sources.validation)
-        changed = export_findings(read, findings_of_run(result.run_dir, result.best_epoch, Path(data).name, fold, cases))
-        reporter.message(f"bundle {read.name} brought up to date: {', '.join(str(path.relative_to(read.path)) for path in changed)}")
+        _export(result, read, data, Path(run_dir), fold, reporter)
     return result
+
+
+def _finished(bundle: Bundle, data: str | Path, run_dir: Path, options: Options) -> TrainingResult | None:
+    """A resumed run that has nothing left to do."""
+    return finished_run(run_dir, bundle, split_fold(open_dataset(data, run_dir).cases, options.fold)[0], options) if options.resume else None
+
+
+def _export(result: TrainingResult, bundle: Bundle, data: str | Path, run_dir: Path, fold: int | None, reporter: Reporter) -> None:
+    """Bring the bundle up to date with a run."""
+    reporter.message(f"weights written to {export_weights(result.weights, bundle)} in half precision")
+    training, validation = split_fold(open_dataset(data, run_dir).cases, fold)
+    changed = export_findings(bundle, findings_of_run(result.run_dir, result.best_epoch, Path(data).name, fold, (len(training), len(validation))))
+    reporter.message(f"bundle {bundle.name} brought up to date: {', '.join(str(path.relative_to(bundle.path)) for path in changed)}")
 
 
 def _open(bundle: Bundle, data: str | Path, run_dir: Path, options: Options, reporter: Reporter) -> tuple[Path, Sources]:
@@ -267,41 +244,6 @@ def _both(*receivers: Callable[[EpochReport], None]) -> Callable[[EpochReport], 
             receiver(report)
 
     return tell
-
-
-def finished_run(
-    run_dir: str | Path,
-    bundle: str | Path,
-    data: str | Path,
-    *,
-    fold: int | None,
-    epochs: int | None,
-    time_limit_s: float | None,
-    patience: int | None,
-    seed: int,
-    settings: Mapping[str, Any],
-    average: bool,
-    pretrained: str | Path | None,
-    freeze: Sequence[str],
-    cache: str | Path | bool,
-) -> TrainingResult | None:
-    """What a training in this folder gave, when the same was asked of it, on the same cases, and its weights are there; None when there is still something to do.
-
-    The arguments are those of :func:`train`. Cases are compared by name: after one was added or taken away the folds are dealt anew, and a model of before would be scored on cases
-    that it was trained on.
-    """
-    folder, read = Path(run_dir), read_bundle(find_bundle(bundle))
-    weights = None if pretrained is None else find_weights(pretrained)
-    options = Options(fold, epochs, time_limit_s, patience, True, "", "", seed, settings, average, weights, tuple(freeze), False, ranks(), cache)
-    cases = name_cases(split_fold(read_datalist(data).cases, fold)[0])
-    wanted = {"asked": options.asked, "recipe": options.recipe(read), "training_cases": cases}
-    try:
-        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        complete = all(record[key] == value for key, value in wanted.items()) and record["weights_sha256"] == sha256_of(folder / BEST) and (folder / FINAL).is_file()
-        ended = (record["epochs"], record["elapsed_s"], record["stopped_by"], record["best_metric"], record["best_epoch"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return TrainingResult(folder.resolve(), folder.resolve() / BEST, *ended) if complete else None
 
 
 def _check_run_dir(folder: Path, resume: bool) -> None:

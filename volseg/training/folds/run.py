@@ -23,7 +23,7 @@ from volseg.training.folds.held_out import PREDICTIONS, HeldOut, predict_fold
 from volseg.training.folds.summary import CaseScores, CrossValidation
 from volseg.training.partial.codes import may_be
 from volseg.training.progress import Reporter
-from volseg.training.run import TrainingResult
+from volseg.training.result import TrainingResult
 
 ALL_CASES = "all_cases"
 """Folder of the run that trains on every case."""

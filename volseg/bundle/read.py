@@ -18,6 +18,10 @@ WEIGHTS_FILES = ("models/model.pt", "models/model.ts")
 """In the order they are preferred (MONAI bundle specification)."""
 
 
+HU, SUV = "HU", "SUVbw"
+"""Units of ``channel_units`` that volseg knows: Hounsfield units; body-weight SUV in g/ml."""
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Facts about one MONAI bundle.
@@ -49,6 +53,8 @@ class Bundle:
     mirror_axes : tuple of int
         Axes of the network's input (0, 1, 2 for x, y, z) that mirrored scans were trained along, by the metadata's ``mirror_axes``; all of them where it says nothing.
         Flips at test time along others would ask the network for what it never saw.
+    channel_units : tuple of str
+        Unit of each input channel by the metadata's ``channel_units``, e.g. ``("HU", "SUVbw")``; ``""`` where any will do. Empty where the metadata says nothing.
     """
 
     path: Path
@@ -63,6 +69,12 @@ class Bundle:
     channel_names: tuple[str, ...]
     modality: str | None
     mirror_axes: tuple[int, ...] = (0, 1, 2)
+    channel_units: tuple[str, ...] = ()
+
+    @property
+    def wants_suv(self) -> bool:
+        """Whether PET is to be given in body-weight SUV (g/ml); a PET in DICOM is then turned into it."""
+        return SUV in self.channel_units
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -112,6 +124,7 @@ def read_bundle(path: str | Path) -> Bundle:
         channel_names=_channel_names(image, channels, where),
         modality=str(modality) if modality else None,
         mirror_axes=_mirror_axes(metadata, where),
+        channel_units=_channel_units(metadata, channels, where),
     )
 
 
@@ -121,6 +134,14 @@ def _mirror_axes(metadata: Mapping[str, Any], where: Path) -> tuple[int, ...]:
         msg = f"{where}: `mirror_axes` must list different ones of 0, 1 and 2 (x, y, z), got {axes!r}"
         raise BundleError(msg)
     return tuple(axes)
+
+
+def _channel_units(metadata: Mapping[str, Any], channels: int, where: Path) -> tuple[str, ...]:
+    units = metadata.get("channel_units", [])
+    if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units) or len(units) not in (0, channels):
+        msg = f'{where}: `channel_units` must list one unit for each of the {channels} input channels (HU, {SUV}, or "" for any), got {units!r}'
+        raise BundleError(msg)
+    return tuple(units)
 
 
 def find_config(bundle: Path, stem: str) -> Path | None:

@@ -46,7 +46,7 @@ DEFAULT_OUTPUT = Path("out")
 @click.option("--seg-type", type=click.Choice(SEGMENTATION_KINDS), default="binary", show_default=True, help="Type of a DICOM Segmentation; fractional holds probabilities.")
 @click.option("--series", metavar="UID", help="SeriesInstanceUID to segment, where a DICOM folder holds several volumes.")
 @click.option("--fix-geometry", is_flag=True, help="Resample a tilted, unevenly spaced or sheared scan to an orthogonal, even grid instead of refusing it.")
-@click.option("--suv", is_flag=True, help="Turn PET values into SUV (body weight).")
+@click.option("--suv", is_flag=True, help="Turn PET values into SUV (body weight); a bundle made for SUV has DICOM PETs turned without it.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--precision",

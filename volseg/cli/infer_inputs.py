@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from volseg.cli.job import Job, check_source
 from volseg.errors import BundleError, InputError
@@ -56,16 +56,16 @@ class Settings:
     max_memory: int | None
 
     @cached_property
-    def made_for(self) -> tuple[str | None, int]:
-        """Modality (0008,0060) and number of channels the bundle was made for; a bundle that cannot be read is told of when it is loaded."""
+    def made_for(self) -> tuple[str | None, int, bool]:
+        """Modality (0008,0060) and number of channels the bundle was made for, and whether for PET in SUV; a bundle that cannot be read is told of when it is loaded."""
         from volseg.bundle import read_bundle
         from volseg.io.modality import expected_modality
 
         try:
             bundle = read_bundle(self.bundle)
         except BundleError:
-            return None, 1
-        return expected_modality(bundle.modality) or bundle.modality, bundle.input_channels
+            return None, 1, False
+        return expected_modality(bundle.modality) or bundle.modality, bundle.input_channels, bundle.wants_suv
 
     def segmenter(self, *, preload: bool) -> Segmenter:
         """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""
@@ -110,11 +110,12 @@ def read_scan(job: Job, settings: Settings) -> ReadScan | Unusable:
 
     began = perf_counter()
     try:
+        modality, channels, wants_suv = settings.made_for
+        suv: bool | Literal["pet"] = settings.suv or ("pet" if wants_suv else False)
         if job.channels:
-            volume = load_channels(job.channels, [name for name, _ in job.channels], fix_geometry=settings.fix_geometry, suv=settings.suv)
+            volume = load_channels(job.channels, [name for name, _ in job.channels], fix_geometry=settings.fix_geometry, suv=suv)
         else:
-            modality, channels = settings.made_for
-            volume = load(job.scan, series=settings.series, modality=modality, fix_geometry=settings.fix_geometry, suv=settings.suv, channels=channels)
+            volume = load(job.scan, series=settings.series, modality=modality, fix_geometry=settings.fix_geometry, suv=suv, channels=channels)
         check_source(job, volume.source.kind, volume.source.header if volume.source.kind == "dicom" else None)
     except InputError as error:
         return Unusable(job, error)

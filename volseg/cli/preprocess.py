@@ -43,7 +43,7 @@ def preprocess(dataset: Path, bundle: str, cache: Path | None, workers: int | No
     from volseg.training.chain import read_chain
     from volseg.training.preprocess import missing_cases
     from volseg.training.preprocess import preprocess as run
-    from volseg.training.sources import check_channels
+    from volseg.training.sources import check_channels, in_units_of
 
     read = read_bundle(find_bundle(bundle))
     if read.train_config is None:
@@ -53,7 +53,7 @@ def preprocess(dataset: Path, bundle: str, cache: Path | None, workers: int | No
     datalist = read_datalist(dataset)
     check_channels(read, datalist.cases, datalist.path)
     # What such a case's label means depends on the other cases of a training, which writes it anew.
-    cases = [case for case in datalist.cases if case.annotated is None]
+    cases = [case for case in in_units_of(read, datalist.cases) if case.annotated is None]
     if len(cases) < len(datalist.cases):
         console.warn(f"{len(datalist.cases) - len(cases)} partly annotated cases are left to `volseg train`")
     new = missing_cases(cases, chain, read, cache)

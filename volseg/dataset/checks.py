@@ -107,7 +107,7 @@ def inspect_case(case: Case, labels: Collection[int]) -> Inspection:
     expected = [expected_modality(name) for name in case.channels] if len(case.channels) == len(case.images) else [None] * len(case.images)
     for image, modality in zip(case.images, expected, strict=True):
         try:
-            images.append(load(image, modality=modality, channels=None if len(case.images) == 1 else 1))
+            images.append(load(image, modality=modality, suv="pet" if case.suv else False, channels=None if len(case.images) == 1 else 1))
         except InputError as error:
             problems.append(str(error))
     try:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse
     missing = [number for number, (image, target) in enumerate(zip(case.images, targets, strict=True)) if target != image and not (reuse and target.exists())]
     first: Volume | None = None
     if missing:
-        image = _load_image(case.images, names)
+        image = _load_image(case, names)
         first = image
         for number in missing:
             channel = image.channels[number]
@@ -116,10 +116,12 @@ def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse
     return replace(case, images=targets, label=label)
 
 
-def _load_image(images: Sequence[Path], names: Sequence[str]) -> Volume:
+def _load_image(case: Case, names: Sequence[str]) -> Volume:
     """All channels, checked against each other."""
+    images = case.images
+    suv: Literal["pet", False] = "pet" if case.suv else False
     known = names if len(names) == len(images) else [f"channel {number}" for number in range(len(images))]
-    return combine({name: load(image, modality=expected_modality(name)) for name, image in zip(known, images, strict=True)})
+    return combine({name: load(image, modality=expected_modality(name), suv=suv) for name, image in zip(known, images, strict=True)})
 
 
 def _targets(images: Sequence[Path], stem: Path) -> tuple[Path, ...]:

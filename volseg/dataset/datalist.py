@@ -33,6 +33,8 @@ class Case:
         Names or label values of the classes that the case is annotated for; None for all. Its background may be any other class.
     channels : tuple of str
         Names of the channels in their order; empty when the datalist does not say.
+    suv : bool
+        Read images that are DICOM PETs in body-weight SUV (g/ml); others stay as they are.
     """
 
     images: tuple[Path, ...]
@@ -41,6 +43,7 @@ class Case:
     rois: Mapping[str, int] | None = None
     annotated: tuple[str | int, ...] | None = None
     channels: tuple[str, ...] = ()
+    suv: bool = False
 
     @property
     def name(self) -> str:

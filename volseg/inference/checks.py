@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from volseg.bundle import Bundle
+from volseg.bundle.read import SUV
 from volseg.errors import InputError
 from volseg.io import Volume
 from volseg.io.intensity import lowest_finite
 from volseg.io.modality import expected_modality
+
+LARGEST_MEAN_SUV = 50.0
+"""SUV is activity over its mean in the body, so the mean of a whole body is below 1 and that of a crop rarely above 10. In Bq/ml the mean of a body is above 100: 100 MBq or more
+in less than 200 kg, an hour or two of fluorine-18's decay, and as much air around it."""
 
 LARGEST_EXTENT_MM = 3000.0
 """A whole-body scan is about 2 m long; a longer field of view comes from a wrong spacing."""
@@ -39,7 +47,7 @@ def check_scan(bundle: Bundle, volume: Volume) -> list[str]:
     """
     if len(volume.channels) != bundle.input_channels:
         raise InputError(_wrong_number(bundle, volume))
-    notes = _check_extent(volume)
+    notes = [*_check_extent(volume), *_check_units(bundle, volume)]
     for channel, name in zip(volume.channels, bundle.channel_names, strict=True):
         if bundle.input_channels > 1:
             notes += _check_values(channel, expected_modality(name), f"channel {name} wants", f"{name}: ")
@@ -69,6 +77,18 @@ def _check_values(channel: Volume, wanted: str | None, whose: str, prefix: str =
         raise InputError(msg)
     if wanted == "CT" and lowest >= 0:
         yield f"{prefix}no voxel is negative, so the values do not look like Hounsfield units; check the rescale slope and intercept of the scan"
+
+
+def _check_units(bundle: Bundle, volume: Volume) -> Iterator[str]:
+    """What cannot be SUV where SUV is wanted."""
+    for channel, unit in zip(volume.channels, bundle.channel_units, strict=False):
+        mean = float(np.mean(channel.array, dtype=np.float64)) if unit == SUV else 0.0
+        if LARGEST_MEAN_SUV < mean < math.inf:
+            whose = f"channel {channel.source.channel}" if channel.source.channel else "the scan"
+            yield (
+                f"{whose} cannot be in SUV (g/ml), which bundle {bundle.name} was made for: its mean is {mean:.4g}; give the DICOM series, or convert it with "
+                "volseg dicom convert --suv"
+            )
 
 
 def _check_extent(volume: Volume) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from volseg.bundle import Bundle, find_bundle, lookup, read_bundle, read_config, weights_path
 from volseg.errors import BundleError, DeviceError, InputError
@@ -186,9 +186,10 @@ class Segmenter:
     def _read(self, scan: Volume | str | Path | Mapping[str, Volume | str | Path], series: str | None) -> Volume:
         if isinstance(scan, Volume):
             return scan
+        suv: Literal["pet", False] = "pet" if self.bundle.wants_suv else False
         if isinstance(scan, Mapping):
-            return load_channels(scan.items(), self.bundle.channel_names)
-        return load(scan, series=series, channels=self.bundle.input_channels)
+            return load_channels(scan.items(), self.bundle.channel_names, suv=suv)
+        return load(scan, series=series, suv=suv, channels=self.bundle.input_channels)
 
     def probability_store(self, volume: Volume, folder: Path | None = None) -> ProbabilityStore:
         """Room for the probabilities of every label but the background on a scan's grid: in a file in ``folder``, or in memory."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def in_order(given: Iterable[tuple[str, Item]], names: Sequence[str]) -> dict[st
     return {name: found[name] for name in names}
 
 
-def load_channels(inputs: Iterable[tuple[str, Volume | str | Path]], names: Sequence[str], *, fix_geometry: bool = False, suv: bool = False) -> Volume:
+def load_channels(inputs: Iterable[tuple[str, Volume | str | Path]], names: Sequence[str], *, fix_geometry: bool = False, suv: bool | Literal["pet"] = False) -> Volume:
     """Read the channels of one image.
 
     Parameters
@@ -74,8 +74,8 @@ def load_channels(inputs: Iterable[tuple[str, Volume | str | Path]], names: Sequ
         The bundle's channels, in its order.
     fix_geometry : bool
         As for :func:`~volseg.io.load`.
-    suv : bool
-        Turn the PET channels into body-weight SUV (g/ml).
+    suv : bool or "pet"
+        Turn the PET channels into body-weight SUV (g/ml); with ``"pet"`` those that are DICOM PETs.
 
     Returns
     -------
@@ -89,12 +89,14 @@ def load_channels(inputs: Iterable[tuple[str, Volume | str | Path]], names: Sequ
     """
     ordered = in_order(inputs, names)
     pets = [name for name in ordered if expected_modality(name) == "PT"]
-    if suv and not pets:
+    if suv is True and not pets:
         msg = f"--suv: none of the channels {', '.join(ordered)} is a PET; leave it out"
         raise InputError(msg)
     return combine(
         {
-            name: given if isinstance(given, Volume) else load(given, modality=expected_modality(name), fix_geometry=fix_geometry, suv=suv and name in pets)
+            name: given
+            if isinstance(given, Volume)
+            else load(given, modality=expected_modality(name), fix_geometry=fix_geometry, suv=suv if name in pets or suv == "pet" else False)
             for name, given in ordered.items()
         }
     )

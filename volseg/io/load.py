@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from volseg.errors import InputError
 from volseg.io.discover import discover
@@ -17,7 +18,7 @@ def load(
     modality: str | None = None,
     fix_shear: bool = False,
     fix_geometry: bool = False,
-    suv: bool = False,
+    suv: bool | Literal["pet"] = False,
     channels: int | None = 1,
 ) -> Volume:
     """Read one scan.
@@ -35,8 +36,8 @@ def load(
         Resample a NIfTI, NRRD or MetaImage scan whose axes are not orthogonal (cosine above 1e-3) trilinearly to an orthogonal grid, instead of refusing it.
     fix_geometry : bool
         The same, and also resample a DICOM series with a tilted gantry, uneven slice spacing or gaps of up to two slices to an orthogonal, even grid.
-    suv : bool
-        Turn a DICOM PET into body-weight SUV (g/ml).
+    suv : bool or "pet"
+        Turn a DICOM PET into body-weight SUV (g/ml). With ``"pet"`` only what is a DICOM PET, and nothing else is refused.
     channels : int, optional
         Of the image that is wanted: a 4D NIfTI file of so many volumes is read as one image (``further`` of the result); None takes any number. Channels in files of their own are
         put together by :func:`volseg.io.channels.load_channels`.
@@ -68,7 +69,7 @@ def load(
     if series is not None:
         msg = f"{path}: a series ({series}) was chosen, but this is not DICOM; leave the series out"
         raise InputError(msg)
-    if suv:
+    if suv is True:
         msg = f"{path}: body-weight SUV needs the patient's weight and the injected dose from DICOM headers, which this file has not; give the DICOM series"
         raise InputError(msg)
     fix_shear = fix_shear or fix_geometry

@@ -83,7 +83,7 @@ class CaseMaker:
             When the entry cannot be written.
         """
         with tempfile.TemporaryDirectory(prefix="volseg-case-") as temporary:
-            case = convert_cases([job.case], Path(temporary))[0]
+            case = convert_cases([job.case], Path(temporary), channels=job.channels)[0]
             try:
                 halfway = self._compose(case.as_item(), end=self._shared)
                 before = {key: _array(halfway[key]) for key in ("image", "label")} if self._shared else None

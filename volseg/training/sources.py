@@ -88,7 +88,7 @@ def prepare_sources(bundle: Bundle, datalist: Datalist, run_dir: Path, *, fold: 
     DatasetError
         When cases cannot be trained on, none has anything labelled, or a scan is on both sides of the split.
     """
-    training, validation = split_fold(datalist.cases, fold)
+    training, validation = split_fold(in_units_of(bundle, datalist.cases), fold)
     _refuse_leaks(training, validation, datalist.path)
     check_channels(bundle, datalist.cases, datalist.path)
     cases = [*training, *validation]
@@ -114,6 +114,11 @@ def _refuse_leaks(training: Sequence[Case], validation: Sequence[Case], path: Pa
         more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
         msg = f"{path}: {image} would be trained on and validated with at once (case {case.name}){more}; list each scan once, or give its cases one fold in the datalist"
         raise DatasetError(msg)
+
+
+def in_units_of(bundle: Bundle, cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases, read in the units the bundle wants."""
+    return tuple(replace(case, suv=bundle.wants_suv) for case in cases)
 
 
 def check_channels(bundle: Bundle, cases: Sequence[Case], path: Path) -> None:

@@ -25,7 +25,7 @@ def digest_of(facts: Any) -> str:
 
 
 def source_of(case: Case) -> dict[str, Any]:
-    """The files of a case (place, size, time of change) and the regions taken of a DICOM label.
+    """The files of a case (place, size, time of change), the regions taken of a DICOM label, and whether PET is read as SUV.
 
     Raises
     ------
@@ -36,6 +36,7 @@ def source_of(case: Case) -> dict[str, Any]:
         "images": [_describe(path) for path in case.images],
         "label": _describe(case.label),
         "rois": None if case.rois is None else dict(case.rois),
+        **({"suv": True} if case.suv else {}),
     }
 
 

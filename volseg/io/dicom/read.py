@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,13 @@ def find_series(path: str | os.PathLike[str], progress: Progress | None = None) 
 
 
 def read_series(
-    path: str | os.PathLike[str], series: str | None = None, *, modality: str | None = None, fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    series: str | None = None,
+    *,
+    modality: str | None = None,
+    fix_geometry: bool = False,
+    suv: bool | Literal["pet"] = False,
+    progress: Progress | None = None,
 ) -> Volume:
     """Read the one volume below a path, or the one named by ``series``.
 
@@ -60,8 +66,9 @@ def read_series(
     fix_geometry : bool
         Resample a tilted or unevenly spaced series to an orthogonal, even grid (:mod:`~volseg.io.dicom.repair`) instead of refusing it. The volume then no longer lies on its
         slices; ``details["geometry_correction"]`` and a warning say what was done.
-    suv : bool
-        Turn a PET into body-weight SUV in g/ml (:mod:`~volseg.io.dicom.suv`); ``details["units"]`` is then ``"SUVbw"``.
+    suv : bool or "pet"
+        Turn a PET into body-weight SUV in g/ml (:mod:`~volseg.io.dicom.suv`); ``details["units"]`` is then ``"SUVbw"``. With ``"pet"`` a series that is no PET is read as it is
+        instead of refused.
     progress : callable, optional
         Called with (slices done, slices in all) while pixels are decoded.
 
@@ -89,7 +96,9 @@ def read_series(
     return read_found(path, chosen, notes=notes, fix_geometry=fix_geometry, suv=suv, progress=progress)
 
 
-def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), fix_geometry: bool = False, suv: bool = False, progress: Progress | None = None) -> Volume:
+def read_found(
+    path: Path, series: Series, *, notes: tuple[str, ...] = (), fix_geometry: bool = False, suv: bool | Literal["pet"] = False, progress: Progress | None = None
+) -> Volume:
     """Read a series that was found before, so that several of one place need only one search.
 
     Parameters
@@ -100,7 +109,7 @@ def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), fix_g
         From :func:`find_series`; one of several stacks of its UID is read too (``mixed`` is ignored).
     notes : tuple of str
         Warnings of the volume behind the series' own.
-    fix_geometry, suv : bool
+    fix_geometry, suv
         As for :func:`read_series`.
     progress : callable, optional
         Called with (slices done, slices in all) while pixels are decoded.
@@ -121,7 +130,7 @@ def read_found(path: Path, series: Series, *, notes: tuple[str, ...] = (), fix_g
         # pydicom warns of every oddity of a header on stderr; what matters is checked and named here.
         warnings.simplefilter("ignore")
         # What the headers forbid is said before pixels are read.
-        scale = suv_scale(series) if suv else None
+        scale = suv_scale(series) if suv is True or (suv == "pet" and series.modality == "PT") else None
         correction = None if series.grid is not None else plan_correction(series)
         array = decode_slices(series.slices, progress)
     source = _source(path, series)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from volseg.bundle.read import HU, SUV
 from volseg.planning.planner import Plan
 from volseg.provenance import software_versions
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 VERSION = "0.0.1"
+
+UNITS = {"ct": HU, "suv": SUV, "zscore": ""}
+"""What a channel's values must be in (``channel_units``, which volseg alone reads)."""
 
 FORMATS = {"ct": "hounsfield", "suv": "magnitude", "zscore": "magnitude"}
 """MONAI's words for what an input's values are."""
@@ -47,6 +51,7 @@ def metadata(plan: Plan, name: str) -> dict[str, Any]:
         "intended_use": "Research. Not a medical device; not for diagnosis or treatment planning.",
         "references": [REFERENCE],
         "mirror_axes": list(plan.variation.mirror),
+        "channel_units": [UNITS[channel.kind] for channel in plan.channels],
         "network_data_format": {"inputs": {"image": _image(plan)}, "outputs": {"pred": _prediction(plan, labels)}},
     }
 

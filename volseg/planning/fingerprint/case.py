@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def examine_case(case: Case, labels: Collection[int], ignored: int | None = None
     ignored : int or None
         Label value of voxels of which nothing is known; they are not foreground.
     """
-    found = inspect_case(case, [*labels, *([] if ignored is None else [ignored])])
+    found = inspect_case(replace(case, suv=True), [*labels, *([] if ignored is None else [ignored])])
     if found.problems or found.label is None:
         return Examined(found.problems, found.warnings, None, np.zeros((len(case.images), 0), np.float32))
     first, label = found.images[0], np.asarray(found.label.array)

@@ -20,7 +20,7 @@ from volseg.io.text import write_bytes
 from volseg.planning.fingerprint.case import Examined
 from volseg.planning.fingerprint.facts import CaseFacts, Intensities, LabelFacts
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever what is measured of a case changes."""
 
 

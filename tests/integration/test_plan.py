@@ -292,6 +292,18 @@ def test_every_choice_has_a_reason_and_a_peer(tmp_path):
         assert ("made coarser" in document) == (device == "cpu")
 
 
+def test_the_commands_of_the_card_name_every_channel(tmp_path):
+    for options, scan in (({"channels": ("CT", "PET"), "intensities": SUV}, "--input CT=ct.nii.gz --input PET=pet.nii.gz"), ({}, "scan.nii.gz")):
+        folder = write(tmp_path / f"{len(scan)}", **options)
+        for document in ("README.md", "plan.md"):
+            assert f"volseg infer {scan} -b {folder.name} -o out\n```" in (folder / "docs" / document).read_text()
+
+
+def test_units_are_kept_for_those_who_give_scans(tmp_path):
+    for number, (options, units) in enumerate([({"channels": ("CT", "PET"), "intensities": SUV}, ("HU", "SUVbw")), ({"channels": ("T1", "T2")}, ("", ""))]):
+        assert read_bundle(write(tmp_path / str(number), **options)).channel_units == units
+
+
 def test_results_of_a_training_take_their_place_in_the_model_card(tmp_path):
     from volseg.training.export import with_table
 

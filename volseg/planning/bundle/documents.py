@@ -8,15 +8,6 @@ from volseg.planning.planner import Plan
 from volseg.planning.reasons import explain
 from volseg.planning.rules.budget import GB
 
-NEXT_STEPS = """\
-```bash
-volseg train {name} --data DATASET --fold 0        # or --fold all: every fold in turn
-volseg train {name} --data DATASET --fold none --into-bundle
-volseg infer scan.nii.gz -b {name} -o out
-```
-"""
-
-
 MEASURED = ("<!-- volseg: measured -->", "<!-- volseg: end of measured -->")
 """Lines between which `volseg train --into-bundle` writes what it measured (volseg/training/export.py)."""
 
@@ -52,7 +43,7 @@ def plan_document(plan: Plan, name: str) -> str:
             "",
             "## What next",
             "",
-            NEXT_STEPS.format(name=name),
+            *_next_steps(plan, name),
         ]
     )
 
@@ -71,7 +62,7 @@ def model_card(plan: Plan, name: str) -> str:
             "",
             "## Use",
             "",
-            NEXT_STEPS.format(name=name),
+            *_next_steps(plan, name),
             f"Input: {_input(plan)}, any orientation and spacing. Output: a label map on the scan's own grid.",
             *_plain_monai(plan),
             "",
@@ -103,6 +94,20 @@ def model_card(plan: Plan, name: str) -> str:
             "",
         ]
     )
+
+
+def _next_steps(plan: Plan, name: str) -> list[str]:
+    """The commands that train and use the bundle."""
+    names = [channel.name for channel in plan.channels]
+    scan = "scan.nii.gz" if len(names) == 1 else " ".join(f"--input {channel}={channel.lower()}.nii.gz" for channel in names)
+    return [
+        "```bash",
+        f"volseg train {name} --data DATASET --fold 0        # or --fold all: every fold in turn",
+        f"volseg train {name} --data DATASET --fold none --into-bundle",
+        f"volseg infer {scan} -b {name} -o out",
+        "```",
+        "",
+    ]
 
 
 def _plain_monai(plan: Plan) -> list[str]:

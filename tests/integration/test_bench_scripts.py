@@ -34,6 +34,7 @@ def bench_fixture():
     try:
         import cases
         import floor
+        import fusion_sts
         import infer_scale
         import measure
         import nnunet_peer
@@ -41,7 +42,7 @@ def bench_fixture():
         import scale_report
     finally:
         sys.path[:] = before
-    return SimpleNamespace(cases=cases, floor=floor, measure=measure, report=report, scale=infer_scale, scale_report=scale_report, nnunet=nnunet_peer)
+    return SimpleNamespace(cases=cases, floor=floor, measure=measure, report=report, scale=infer_scale, scale_report=scale_report, nnunet=nnunet_peer, fusion=fusion_sts)
 
 
 HUNGRY = """
@@ -248,6 +249,38 @@ def test_time_to_accuracy_on_a_toy(tmp_path):
     assert 0 < run["steps"] <= epochs * config["iterations_per_epoch"]
     scored = json.loads((tmp_path / "work" / "accuracy.json").read_text())
     assert len(scored["cases"]) == 1
+
+
+def test_recipes_on_a_toy(tmp_path):
+    """Each optimiser trains what it says it does, and averaged and last weights are scored on the cases of the fold."""
+    from volseg.planning import plan
+    from volseg.synthetic import write_dataset
+
+    write_dataset(tmp_path / "data", 5, seed=3, shape=(32, 28, 16), spacing=(4, 4, 7))
+    plan(tmp_path / "data", tmp_path / "planned", device="cpu", preset="fast")
+    done = run_script("recipe.py", str(tmp_path / "data"), "--bundle", str(tmp_path / "planned"), "--work", str(tmp_path / "work"), "--time-limit", "4s", "--fold", "1")
+    assert done.returncode == 0, done.stderr
+    used = {recipe: json.loads((tmp_path / "work" / recipe / "config.json").read_text())["optimizer"] for recipe in ("AdamW", "SGD")}
+    assert {recipe: config["_target_"].rpartition(".")[2] for recipe, config in used.items()} == {"AdamW": "AdamW", "SGD": "SGD"}
+    assert (used["SGD"]["lr"], used["SGD"]["momentum"], used["SGD"]["nesterov"], used["SGD"]["weight_decay"]) == (0.01, 0.99, True, 3e-5)
+    found = json.loads((tmp_path / "work" / "recipe.json").read_text())
+    assert [(run["recipe"], run["weights"]) for run in found] == [(recipe, weights) for recipe in ("AdamW", "SGD") for weights in ("averaged", "last step")]
+    assert all(len(cases) == 1 for run in found for cases in run["dice"].values())
+    assert "| AdamW, averaged - SGD, averaged | " in done.stdout
+
+
+def test_tables_of_fusion(bench):
+    """Means by hand: folds of two cases and one; what is compared are the same cases."""
+    found = {"petct": {"a": (0, 0.8, 0.9), "b": (0, 0.6, 0.6), "c": (1, 0.5, 0.5)}, "pet": {"a": (0, 0.7, 0.7), "b": (0, 0.7, 0.7), "c": (1, 0.1, 0.2)}}
+    floors = {name: {"ellipsoid": 0.5, "41 % of maximal SUV": 0.4} for name in "abc"}
+    text = bench.fusion.tables(found, floors)
+    assert "| petct | 0.700 | 0.500 | 0.633 | 0.153 | 0.600 |" in text
+    assert "| petct, post-processed | 0.750 | 0.500 |" in text
+    assert "| petct - pet | +0.133 | " in text
+    assert "| 2 of 3 |" in text
+    found["pet"]["b"] = (1, 0.7, 0.7)
+    with pytest.raises(ValueError, match="same folds"):
+        bench.fusion.tables(found, floors)
 
 
 def test_nnunet_on_a_toy(tmp_path):

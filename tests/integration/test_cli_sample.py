@@ -41,7 +41,8 @@ def test_a_sample_is_written_and_named(tmp_path: Path, kind: str, stem: str) -> 
     for name in (f"{stem}.nii.gz", f"{stem}_label.nii.gz", f"{stem}_dicom"):
         assert str(out / name) in result.stdout
     assert "synthetic" in result.stdout.lower()
-    assert f"volseg infer {out / f'{stem}_dicom'} -o {tmp_path / 'new' / 'out_out'}" in result.stdout
+    # The default bundle is one for CT, so that no command is proposed for an MRI.
+    assert (f"volseg infer {out / f'{stem}_dicom'} -o {tmp_path / 'new' / 'out_out'}" in result.stdout) == (kind == "ct")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["out"]
 
 

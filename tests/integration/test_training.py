@@ -382,9 +382,10 @@ def test_plain_monai_runs_the_training_config(dataset, tmp_path):
     own = tiny_bundle(tmp_path)
     config = own / "configs" / "train.json"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--bundle_root", str(own), "--dataset_dir", str(dataset)]
-    done = subprocess.run([*command, "--train#trainer#max_epochs", "1"], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run([*command, "--train#trainer#max_epochs", "1", "--ckpt_dir", "runs/monai"], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (own / "models" / "model.pt").is_file()
+    assert (tmp_path / "runs" / "monai" / "model.pt").is_file()
+    assert not (own / "models" / "model.pt").exists(), "the README says that --ckpt_dir leaves the bundle's weights alone"
     evaluate = f"['{config}','{own / 'configs' / 'evaluate.json'}']"
     done = subprocess.run([*command[:5], evaluate, *command[6:]], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

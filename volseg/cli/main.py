@@ -57,7 +57,7 @@ def volseg(ctx: click.Context, debug: bool) -> None:
     \b
     Examples:
       volseg sample ct sample_ct              make a synthetic CT (DICOM and NIfTI) to try things on
-      volseg infer scan.nii.gz -o out         segment a scan with the default bundle
+      volseg infer scan.nii.gz -o out         segment a CT with the default bundle, ct_tumor
       volseg train bundles/ct_tumor --data DATASET --fold 0
       volseg evaluate out/ references/
     """

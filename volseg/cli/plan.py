@@ -50,11 +50,11 @@ def plan(
     """Check and measure DATASET, choose a network and a training for it, and write a complete MONAI bundle.
 
     DATASET is a folder with a dataset.json (Decathlon or nnU-Net v2), or a JSON datalist. Everything that is wrong with it is reported at once. What was measured, and every
-    chosen number with its reason, are in the bundle's docs: plan.md, fingerprint.json and fingerprint.html (which shows slices of three of your scans). The rules are nnU-
-    Net's; on a CPU the network is smaller and the voxels may be larger, so that a training gets somewhere in minutes.
+    chosen number with its reason, are in the bundle's docs: plan.md, fingerprint.json and fingerprint.html (which shows slices of three of your scans). The rules are those of
+    nnU-Net but for what plan.md says; on a CPU the network is smaller and the voxels may be larger, so that a training gets somewhere in minutes.
 
-    default plans at the data's own resolution for a GPU, and coarser for a CPU where a patch would see less than a quarter of a scan; fullres is never coarser, lowres always as
-    coarse as that; fast is a small network on coarse voxels.
+    default plans at the data's own resolution for a GPU; for a CPU it is coarser where a patch would see less than a quarter of a scan or be shorter than one and a half times the
+    largest structure. fullres is never coarser; lowres is coarser on a GPU too; fast is a small network on coarse voxels.
 
     \b
     Examples:

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-b", "--bundle", required=True, metavar="BUNDLE", help="Folder or name of the bundle whose transforms are run.")
-@click.option("-o", "--output", "cache", metavar="CACHE_DIR", type=click.Path(path_type=Path), help="Folder of preprocessed cases  [default: $VOLSEG_CACHE/preprocessed]")
+@click.option(
+    "-o",
+    "--output",
+    "cache",
+    metavar="CACHE_DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of preprocessed cases  [default: preprocessed/ in $VOLSEG_CACHE or ~/.cache/volseg]",
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes  [default: as many as processors and memory allow, once it is worth starting them]")
 @json_option
 @verbosity_options

@@ -72,13 +72,15 @@ def _write_scan(console: Console, kind: str, out_dir: Path, seed: int, grid: dic
     console.detail(f"drawn: {scan.grid}, {scan.facts}")
     document = write_sample(scan, out_dir, replace=overwrite)
     paths = {name: str(out_dir / file) for name, file in document["files"].items()}
-    command = f"volseg infer {shlex.quote(paths['dicom'])} -o {shlex.quote(str(out_dir.with_name(out_dir.name + '_out')))}"
+    # The default bundle is for CT.
+    command = f"volseg infer {shlex.quote(paths['dicom'])} -o {shlex.quote(str(out_dir.with_name(out_dir.name + '_out')))}" if kind == "ct" else None
     console.document(document | {"files": paths, "next": command})
     console.say(f"Synthetic {scan.modality} (no patient), seed {seed}: {scan.grid}")
     console.say(f"  scan    {paths['image']}\n  DICOM   {paths['dicom']}\n  truth   {paths['label']}")
     for number, label in document["labels"].items():
         console.say(f"  label {number} {label['name']}: {label['volume_ml']:.1f} ml")
-    console.say(f"Try next:\n  {command}")
+    if command:
+        console.say(f"Try next:\n  {command}")
 
 
 def _write_cases(console: Console, kind: str, out_dir: Path, seed: int, cases: int, grid: dict[str, Any], overwrite: bool) -> None:

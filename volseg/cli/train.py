@@ -26,7 +26,13 @@ INTERRUPTED = 130
 @click.command()
 @click.argument("bundle")
 @click.option("--data", metavar="DATASET", help="Folder with a dataset.json (Decathlon or nnU-Net v2), a JSON datalist, or 'synthetic' for the built-in set.")
-@click.option("-o", "--output", metavar="RUN_DIR", type=click.Path(path_type=Path), help="Where checkpoints and records go  [default: runs/BUNDLE/foldK]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="RUN_DIR",
+    type=click.Path(path_type=Path),
+    help="Where checkpoints and records go  [default: runs/BUNDLE/foldK; of all folds runs/BUNDLE, of none runs/BUNDLE/all_cases]",
+)
 @click.option("--fold", default="0", show_default=True, metavar="K|all|none", help="Fold kept for validation; all: every fold in turn, then the scores; none: train on all cases.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of the full schedule  [default: the bundle's own]")
 @click.option("--time-limit", metavar="TIME", help="Wall-clock budget such as 90s, 20m or 1h30m (per fold, resumed parts included); the schedule ends with it.")
@@ -45,7 +51,12 @@ INTERRUPTED = 130
 @click.option("--cache", metavar="FOLDER", type=click.Path(path_type=Path), help="Where preprocessed cases are kept  [default: that of `volseg preprocess`]")
 @click.option("--no-cache", is_flag=True, help="Read the scans through the bundle's own dataset instead of a cache of preprocessed cases.")
 @click.option("--mlflow", metavar="URI", help="Also log to this MLflow server or store (needs the package mlflow); TensorBoard events are always written.")
-@click.option("--into-bundle", is_flag=True, help="Write weights (half precision), scores and a new version into the bundle; with --fold all: those of a last training on all.")
+@click.option(
+    "--into-bundle",
+    is_flag=True,
+    help="Write weights (half precision), scores and a new version into the bundle: "
+    "of one fold those of the epoch that was best on it, with --fold all those of a last training on all.",
+)
 @click.option("--fold-weights", is_flag=True, help="With --fold all --into-bundle: also write models/model_foldK.pt, for ensembles.")
 @json_option
 @verbosity_options

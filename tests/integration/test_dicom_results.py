@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 import volseg
 from tests.bundle_factory import edit_config, threshold_bundle, tiny_bundle
 from tests.dicom_factory import Scan, write
+from volseg.bundle import read_bundle
 from volseg.cli import main
 from volseg.cli.job import Job, chosen_formats
 from volseg.cli.results import write_results
-from volseg.dataset import check_cases, convert_cases, read_datalist
+from volseg.dataset import Case, check_cases, convert_cases, read_datalist
+from volseg.dataset.convert import read_reference
 from volseg.errors import DatasetError, InputError
 from volseg.inference import Segmentation, Segmenter
 from volseg.io import load_label, save_label
@@ -24,6 +27,8 @@ from volseg.io.dicom.objects.rtstruct import write_rtstruct
 from volseg.io.dicom.objects.seg import write_seg
 from volseg.io.dicom.objects.segments import Algorithm, describe_segments
 from volseg.training import train
+from volseg.training.folds.held_out import predict_fold
+from volseg.training.progress import SilentReporter
 
 OBLIQUE = tuple(np.round([0.96, 0.28, 0.0, -0.28 * 0.8, 0.96 * 0.8, 0.6], 6).tolist())
 """Row and column cosines of a stack turned about two axes."""
@@ -257,6 +262,38 @@ def test_cases_in_dicom_become_images_for_the_bundle(labelled, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()}
     assert convert_cases(cases, tmp_path / "converted", reuse=True) == converted
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "converted").iterdir()} == stamps
+
+
+def test_changed_objects_are_converted_anew_in_a_resumed_run(labelled, tmp_path):
+    """Else the old contours would go on, and into the preprocessed cache as the new ones."""
+    cases = read_datalist(labelled).cases
+    first = convert_cases(cases, tmp_path / "converted")
+    again = convert_cases([replace(case, rois={"GTV": 2}) for case in cases], tmp_path / "converted", reuse=True)
+    assert [case.label for case in again] == [case.label for case in first]
+    for case in again:
+        assert set(np.unique(volseg.load(case.label).array)) == {0, 2}
+
+
+def test_two_readers_of_one_scan_are_predicted_once(labelled, tmp_path):
+    cases = read_datalist(labelled).cases
+    bundle = tiny_bundle(tmp_path, weights=True)
+    found = predict_fold(
+        read_bundle(bundle), bundle / "models" / "model.pt", [cases[0], cases[0], cases[1]], tmp_path / "out", device="cpu", precision="fp32", reporter=SilentReporter()
+    )
+    assert found[0] == found[1] != found[2]
+    assert all(path.is_file() for path in found)
+
+
+def test_a_bundle_takes_the_series_of_its_modality(tmp_path):
+    """A CT and a PET in one folder, as archives deliver them; also where no command line says which."""
+    stored = np.full((12, 20, 20), 7, np.int16)
+    write(Scan(stored, uid="2.25.71", spacing=(4.0, 4.0), step=4.0, tags={"Modality": "PT", "Units": "BQML"}).datasets(), tmp_path / "study" / "PET")
+    shutil.copytree(series(tmp_path / "CT"), tmp_path / "study" / "CT")
+    with Segmenter(tiny_bundle(tmp_path, weights=True), device="cpu") as segmenter:
+        assert segmenter.segment(tmp_path / "study").volume.source.modality == "CT"
+    write_rtstruct(np.ones((44, 40, 14), np.uint8), volseg.load(tmp_path / "CT"), tmp_path / "study" / "rs.dcm", segments=describe_segments({1: "GTV"}), algorithm=ALGORITHM)
+    reference = read_reference(Case((tmp_path / "study",), tmp_path / "study" / "rs.dcm", channels=("CT",)))
+    assert reference.grid.shape == (44, 40, 14)
 
 
 def test_train_takes_dicom_cases(labelled, tmp_path):

@@ -232,6 +232,50 @@ def test_a_run_that_ended_as_asked_is_left_as_it_is(limit, bundle, dataset, tmp_
     assert all(torch.equal(state[key], trained[key].half()) for key in state)
 
 
+def test_folds_dealt_anew_are_seen_where_files_are_named_alike(bundle, dataset, tmp_path):
+    """Cases moved between training and validation are another training, though all of them are called imaging.nii.gz."""
+    content = json.loads((dataset / "dataset.json").read_text())
+    for number, item in enumerate(content["training"]):
+        for key in ("image", "label"):
+            target = tmp_path / key / f"case{number}" / "imaging.nii.gz"
+            target.parent.mkdir(parents=True)
+            shutil.copy(dataset / item[key], target)
+            item[key] = str(target)
+        item["fold"] = number % 2
+    listing = tmp_path / "dataset.json"
+    listing.write_text(json.dumps(content))
+    train(bundle, listing, tmp_path / "run", epochs=1, device="cpu")
+    content["training"][0]["fold"], content["training"][1]["fold"] = 1, 0
+    listing.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"made with training cases .*case1"):
+        train(bundle, listing, tmp_path / "run", epochs=1, device="cpu", resume=True)
+
+
+def test_a_time_limit_ends_the_last_epoch_too(bundle, dataset, tmp_path):
+    """An epoch may take longer than all the time there is."""
+
+    class Slow(Collector):
+        steps = 0
+
+        def step(self, epoch: int, step: int, loss: float) -> None:
+            self.steps += 1
+            time.sleep(3)
+
+    slow = Slow()
+    result = train(bundle, dataset, tmp_path / "run", epochs=1, time_limit_s=2.0, device="cpu", reporter=slow)
+    assert STEPS_PER_EPOCH > 1
+    assert (result.epochs, result.stopped_by, slow.steps) == (1, "time limit", 1)
+
+
+def test_a_run_in_half_precision_can_go_on_without_it(bundle, dataset, tmp_path):
+    """A loss that became NaN is told to be trained in fp32: no gradient scaler then, though the checkpoint has one."""
+    run_dir = tmp_path / "run"
+    train(bundle, dataset, run_dir, epochs=1, device="cpu")
+    last = torch.load(run_dir / "last.pt", weights_only=True)
+    torch.save(last | {"scaler": {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}}, run_dir / "last.pt")
+    assert train(bundle, dataset, run_dir, epochs=2, device="cpu", precision="fp32", resume=True).epochs == 2
+
+
 def test_patience_waits_for_validations(bundle, dataset, tmp_path):
     own = shutil.copytree(bundle, tmp_path / "own")
     edit_config(own, "train", val_interval=3)
@@ -386,6 +430,7 @@ def test_plain_monai_runs_the_training_config(dataset, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs" / "monai" / "model.pt").is_file()
     assert not (own / "models" / "model.pt").exists(), "the README says that --ckpt_dir leaves the bundle's weights alone"
+    shutil.copy(tmp_path / "runs" / "monai" / "model.pt", own / "models" / "model.pt")
     evaluate = f"['{config}','{own / 'configs' / 'evaluate.json'}']"
     done = subprocess.run([*command[:5], evaluate, *command[6:]], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,6 +7,7 @@ import pytest
 
 from volseg.dataset import Case, name_cases, read_datalist, split_fold
 from volseg.errors import DatasetError
+from volseg.io.modality import expected_modality
 
 
 def cases(n: int, folds: list[int] | None = None) -> list[Case]:
@@ -65,6 +66,19 @@ def test_decathlon_folder_with_channels_and_labels(tmp_path):
     case = datalist.cases[0]
     assert case.fold == 3
     assert case.as_item() == {"image": [str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")], "label": str(tmp_path / "l.nii.gz")}
+
+
+def test_channels_named_alike_are_told_apart(tmp_path):
+    """nnU-Net chooses a channel's normalisation by its name, so its data sets have several of one name."""
+    content = {
+        "channel_names": {"0": "CT", "1": "ct ", "2": "MRI", "3": "CT"},
+        "training": [{"image": ["./a.nii.gz"] * 4, "label": "./l.nii.gz"}],
+    }
+    write(tmp_path, content, ("a.nii.gz", "l.nii.gz"))
+    datalist = read_datalist(tmp_path)
+    assert datalist.channels == {0: "CT", 1: "ct_2", 2: "MRI", 3: "CT_3"}
+    assert datalist.cases[0].channels == ("CT", "ct_2", "MRI", "CT_3")
+    assert [expected_modality(name) for name in datalist.channels.values()] == ["CT", "CT", "MR", "CT"]
 
 
 @pytest.mark.parametrize(

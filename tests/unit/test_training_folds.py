@@ -119,6 +119,9 @@ def test_only_what_is_known_of_a_case_is_scored(tmp_path):
     prediction[18:24] = 0
     pair = held(tmp_path, 0, prediction, reference, known=(1,), ignored=(255,)).read()
     assert pair.dice() == {1: 1.0}
+    # A baseline, or a correction of the label, is not charged for what it says where nothing is known.
+    assert pair.dice(np.where(reference == 255, 1, pair.prediction)) == {1: 1.0}
+    assert pair.dice(np.where(reference == 0, 1, pair.prediction))[1] < 1
 
 
 def result():

@@ -107,6 +107,13 @@ def test_background_of_partial_cases_is_written_as_a_code(tmp_path):
     expected = np.where(np.asarray(original.dataobj) == 0, 3, np.asarray(original.dataobj))
     assert np.array_equal(np.asarray(image.dataobj), expected)
     assert np.allclose(image.affine, original.affine)
+    # A resumed training, or another process of it, leaves the file alone: written again, it would be another case to the preprocessed cache.
+    before = encoded[1].label.stat().st_mtime_ns
+    assert encode_cases(cases, LABELS, codes, tmp_path / "out", tmp_path) == encoded
+    assert encoded[1].label.stat().st_mtime_ns == before
+    changed = [cases[0], case(tmp_path, "b", (1, 0, 255), annotated=("liver",))]
+    encode_cases(changed, LABELS, codes, tmp_path / "out", tmp_path)
+    assert np.asarray(nib.load(encoded[1].label).dataobj).flat[0] == 1
 
 
 @pytest.mark.parametrize(

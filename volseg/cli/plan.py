@@ -123,6 +123,7 @@ def _examples(dataset: Path, made: Plan) -> list[Example]:
     """The cases with the least, the median and the most labelled volume."""
     from volseg.dataset import read_datalist
     from volseg.io import load, load_label
+    from volseg.io.modality import expected_modality
     from volseg.report.dataset import Example
 
     cases = read_datalist(dataset).cases
@@ -131,7 +132,7 @@ def _examples(dataset: Path, made: Plan) -> list[Example]:
     chosen = {order[0]: "least labelled volume", order[-1]: "most labelled volume", order[len(order) // 2]: "median labelled volume"}
     examples = []
     for number in dict.fromkeys([order[0], order[len(order) // 2], order[-1]]):
-        volume = load(cases[number].images[0])
+        volume = load(cases[number].images[0], modality=expected_modality(next(iter(cases[number].channels), None)))
         label = load_label(cases[number].label, scan=volume if volume.source.kind == "dicom" else None, rois=cases[number].rois)
         examples.append(Example(volume, label.array, f"{chosen[number]}, {volumes[number]:.3g} ml"))
     return examples

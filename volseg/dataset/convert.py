@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from volseg.dataset.cache.identity import digest_of, source_of
 from volseg.dataset.datalist import Case
 from volseg.errors import DatasetError, GeometryError, InputError
 from volseg.geometry import Grid
@@ -20,6 +21,7 @@ from volseg.io.formats import format_of
 from volseg.io.labels import label_object_kind
 from volseg.io.modality import expected_modality
 from volseg.io.shear import IGNORED_SHEAR
+from volseg.io.text import write_text
 
 
 def convert_cases(
@@ -38,7 +40,7 @@ def convert_cases(
         The bundle's names of the channels, in its order; by default those of the datalist. They tell a CT, which is air outside its field of view, from anything else, which is 0
         there (:mod:`volseg.io.alignment`, as at inference).
     reuse : bool
-        Keep files that are there already (a resumed training).
+        Keep files that were made from the same files before (a resumed training).
     progress : callable, optional
         Called with a line for each case that is converted.
     threads : int
@@ -82,6 +84,28 @@ def convert_cases(
     return [converted.get(id(case), case) for case in cases]
 
 
+def read_reference(case: Case, scan: Volume | None = None, names: Sequence[str] = ()) -> Volume:
+    """The label of a case on its own grid; a DICOM object on that of the case's first image.
+
+    Parameters
+    ----------
+    case : Case
+        Its files.
+    scan : Volume, optional
+        The first image, where it was read before.
+    names : sequence of str
+        Names of the channels, by default those of the datalist: of a folder with several series the first one's modality is read.
+
+    Raises
+    ------
+    InputError, GeometryError, SeriesError
+        When the label or the image cannot be read, or they do not fit.
+    """
+    if scan is None and label_object_kind(case.label) is not None:
+        scan = load(case.images[0], modality=expected_modality(next(iter(names or case.channels), None)))
+    return load_label(case.label, scan=scan, rois=case.rois)
+
+
 def count_channels(case: Case) -> int:
     """Channels of a case's image: its files, or the volumes of its only one where that is a 4D NIfTI.
 
@@ -98,8 +122,11 @@ def count_channels(case: Case) -> int:
 
 def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse: bool, threads: int) -> Case:
     targets = _targets(case.images, stem)
+    reuse = reuse and _made_before(case, stem, ending, names)
     missing = [number for number, (image, target) in enumerate(zip(case.images, targets, strict=True)) if target != image and not (reuse and target.exists())]
     first: Volume | None = None
+    if not reuse:
+        _mark(stem, ending).unlink(missing_ok=True)
     if missing:
         image = _load_image(case, names)
         first = image
@@ -107,13 +134,34 @@ def _convert(case: Case, stem: Path, ending: str, names: Sequence[str], *, reuse
             channel = image.channels[number]
             save_volume(channel.array if number == 0 else voxels_on(channel, image.grid, threads), image.grid, targets[number])
     if not _is_dicom(case.label):
+        _keep_identity(case, stem, ending, names)
         return replace(case, images=targets)
     label = stem.with_name(f"{stem.name}{ending}.nii.gz")
     if not (reuse and label.exists()):
-        scan = first if first is not None else (load(case.images[0]) if _is_dicom(case.images[0]) else None)
-        found = load_label(case.label, scan=scan, rois=case.rois)
+        found = read_reference(case, first, names)
         save_label(found.array, found, label)
+    _keep_identity(case, stem, ending, names)
     return replace(case, images=targets, label=label)
+
+
+def _mark(stem: Path, ending: str) -> Path:
+    """File beside a converted case that says what it was made from."""
+    return stem.with_name(f".{stem.name}{ending}.made_from")
+
+
+def _identity(case: Case, names: Sequence[str]) -> str:
+    return digest_of(source_of(case) | {"channels": list(names)})
+
+
+def _keep_identity(case: Case, stem: Path, ending: str, names: Sequence[str]) -> None:
+    if not _made_before(case, stem, ending, names):
+        write_text(_mark(stem, ending), _identity(case, names))
+
+
+def _made_before(case: Case, stem: Path, ending: str, names: Sequence[str]) -> bool:
+    """Whether the files that are there were made from these very files, in these units and with these regions."""
+    mark = _mark(stem, ending)
+    return mark.is_file() and mark.read_text(encoding="utf-8") == _identity(case, names)
 
 
 def _load_image(case: Case, names: Sequence[str]) -> Volume:

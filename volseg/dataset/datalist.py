@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def read_datalist(dataset: str | Path, *, check_files: bool = True) -> Datalist:
     if check_files:
         _refuse_missing(cases, path)
     # The Decathlon calls them modality, nnU-Net v2 channel_names.
-    channels = _numbered(content.get("modality")) or _numbered(content.get("channel_names"))
+    channels = _told_apart(_numbered(content.get("modality")) or _numbered(content.get("channel_names")))
     ignored = check_ignore_label(content.get("ignore_label"), path)
     cases = tuple(replace(case, channels=tuple(channels[number] for number in sorted(channels))) for case in cases)
     return Datalist(path, str(content.get("name", path.parent.name)), cases, _numbered(content.get("labels")), channels, ignored)
@@ -186,6 +187,21 @@ def _refuse_missing(cases: Sequence[Case], path: Path) -> None:
         more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
         msg = f"{path}: {len(missing)} of the files it names do not exist: {shown}{more}; correct the paths (they are relative to the JSON file's folder)"
         raise DatasetError(msg)
+
+
+def _told_apart(channels: Mapping[int, str]) -> dict[int, str]:
+    """Channels by names of their own: nnU-Net has two phases of CT both called CT, which become CT and CT_2."""
+    told: dict[int, str] = {}
+    for number, name in sorted(channels.items()):
+        taken = {_plain(other) for other in told.values()}
+        own = next(candidate for candidate in (name, *(f"{name.strip()}_{count}" for count in range(2, len(channels) + 2))) if not _plain(name) or _plain(candidate) not in taken)
+        told[number] = own
+    return told
+
+
+def _plain(name: str) -> str:
+    """What is left of a channel's name where it becomes part of a key."""
+    return re.sub(r"\W+", "_", name).strip("_").casefold()
 
 
 def _numbered(names: Any) -> dict[int, str]:

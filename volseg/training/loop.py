@@ -107,8 +107,8 @@ class TrainingLoop:
             self._schedule.rewind(self._limits.progress(position.epoch, position.elapsed_s))
             self.position = replace(position, schedule_steps=self._schedule.steps)
         if "scaler" in states:
-            # MONAI's trainer makes a new gradient scaler when it starts to run.
-            self._trainer.add_event_handler(Events.STARTED, lambda: self._trainer.scaler.load_state_dict(states["scaler"]))
+            # MONAI's trainer makes a new gradient scaler when it starts to run; none in fp32, for which a resumed run may ask.
+            self._trainer.add_event_handler(Events.STARTED, lambda: self._trainer.scaler and self._trainer.scaler.load_state_dict(states["scaler"]))
 
     def run(self) -> Position:
         """Train to the end of the limits; returns where it ended."""
@@ -193,9 +193,9 @@ class TrainingLoop:
         if self._average is not None:
             self._average.update(self._network)
         self._reporter.step(state.epoch, len(self._losses), self._losses[-1])
-        progress = self._limits.progress(state.epoch - 1 + len(self._losses) / state.epoch_length, self._elapsed(), self._reserve_s)
-        self._advance(progress)
-        if self._limits.seconds and progress >= 1 and state.epoch < self._limits.epochs:
+        elapsed = self._elapsed()
+        self._advance(self._limits.progress(state.epoch - 1 + len(self._losses) / state.epoch_length, elapsed, self._reserve_s))
+        if self._limits.is_over(elapsed, self._reserve_s) and (state.epoch < self._limits.epochs or len(self._losses) < state.epoch_length):
             self.stopped_by = "time limit"
             self._trainer.terminate_epoch()
 

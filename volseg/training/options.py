@@ -36,7 +36,7 @@ class Options:
 
     def identity(self, bundle: Bundle, sources: Sources) -> dict[str, Any]:
         """What a resumed run must have in common with the first part."""
-        return self.recipe(bundle) | {"training cases": [case.name for case in sources.training]}
+        return self.recipe(bundle) | {"training cases": name_cases(sources.originals[: len(sources.training)])}
 
     def recipe(self, bundle: Bundle) -> dict[str, Any]:
         """The part of :meth:`identity` that is known before the data are read."""
@@ -45,6 +45,7 @@ class Options:
             "fold": self.fold,
             "seed": self.seed,
             "train config": sha256_of(bundle.train_config) if bundle.train_config else None,
+            "channel units": list(bundle.channel_units),
             "settings": {name: repr(value) for name, value in self.settings.items()},
             "averaged weights": self.average,
             "pretrained weights": None if self.pretrained is None else sha256_of(self.pretrained),

@@ -37,6 +37,10 @@ class Limits:
         by_time = elapsed_s / max(self.seconds - reserve_s, 1e-9) if self.seconds else 0.0
         return min(1.0, max(by_epoch, by_time))
 
+    def is_over(self, elapsed_s: float, reserve_s: float = 0.0) -> bool:
+        """Whether the time is used up; see :meth:`progress`."""
+        return self.seconds is not None and elapsed_s >= self.seconds - reserve_s
+
 
 def position_of(progress: float, length: int) -> int:
     """Step of a schedule of ``length`` steps at a share of the training (0 to 1)."""

@@ -95,7 +95,7 @@ def suv_scale(series: Series) -> SuvScale:
         members = dict.fromkeys(s.member for s in series.slices)
         return scale_of(dataset, lambda: [_moment(_read(member, ACQUISITION), *ACQUISITION) for member in members])
     except TagError as reason:
-        msg = f"{first.member}: SUV cannot be computed: {reason}; leave out SUV or repair the header"
+        msg = f"{first.member}: SUV cannot be computed: {reason}; repair the header, or take the values as they are (volseg dicom convert without --suv makes a NIfTI of them)"
         raise InputError(msg) from None
     except parse_errors() as error:
         raise damaged(first.member, error) from error

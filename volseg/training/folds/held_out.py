@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.bundle import Bundle, read_config
-from volseg.dataset import Case
+from volseg.dataset import Case, name_cases
 from volseg.dataset.cache.identity import digest_of
+from volseg.dataset.convert import read_reference
 from volseg.evaluation import Overlap, count_overlaps
 from volseg.geometry import Grid
 from volseg.inference.refine import ARGUMENTS
-from volseg.io import load, load_label, output_stems
-from volseg.io.labels import label_object_kind
+from volseg.io import load
 from volseg.io.text import write_text
 from volseg.provenance import sha256_of
 from volseg.training.progress import Reporter
@@ -67,26 +67,28 @@ class HeldOut:
 
     def read(self) -> Pair:
         """Prediction and reference; voxels that are to be ignored are background in both."""
-        scan = load(self.case.images[0]) if label_object_kind(self.case.label) is not None else None
-        reference, prediction = load_label(self.case.label, scan=scan, rois=self.case.rois), load(self.prediction)
+        reference, prediction = read_reference(self.case), load(self.prediction)
         truth, found = np.array(reference.array), np.array(prediction.array)
-        for value in self.ignored:
-            unknown = truth == value
+        unknown = np.isin(truth, self.ignored) if self.ignored else None
+        if unknown is not None:
             truth[unknown] = found[unknown] = 0
-        return Pair(found.astype(np.uint8), truth.astype(np.uint8), reference.grid, self.known)
+        return Pair(found.astype(np.uint8), truth.astype(np.uint8), reference.grid, self.known, unknown)
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Arrays (i, j, k) of a prediction and its reference on one grid."""
+    """Arrays (i, j, k) of a prediction and its reference on one grid; ``unknown`` marks voxels that are not scored."""
 
     prediction: Labels
     reference: Labels
     grid: Grid
     known: frozenset[int] = field(default_factory=frozenset)
+    unknown: npt.NDArray[np.bool_] | None = None
 
     def dice(self, prediction: npt.NDArray[Any] | None = None) -> dict[int, float | None]:
         """Dice of each known label, of this or another prediction; None where neither map has it."""
+        if prediction is not None and self.unknown is not None:
+            prediction = np.where(self.unknown, 0, prediction)
         overlaps = count_overlaps(self.prediction if prediction is None else prediction, self.reference)
         return {label: overlaps.get(label, Overlap()).dice for label in sorted(self.known)}
 
@@ -116,11 +118,13 @@ def predict_fold(bundle: Bundle, weights: Path, cases: Sequence[Case], folder: P
     """
     from volseg.inference import Segmenter
 
-    targets = [folder / f"{stem}{SUFFIX}" for stem in output_stems([case.images[0] for case in cases])]
-    made_by = f"{sha256_of(weights)} {digest_of(_without_corrections(bundle))}"
+    targets = [folder / f"{name}{SUFFIX}" for name in name_cases(cases)]
+    made_by = f"{sha256_of(weights)} {digest_of([_without_corrections(bundle), list(bundle.channel_units)])}"
     mark = folder / MADE_BY
     kept = mark.is_file() and mark.read_text(encoding="utf-8").strip() == made_by
-    missing = [(case, target) for case, target in zip(cases, targets, strict=True) if not (kept and target.is_file())]
+    # Two readers' labels of one scan are two cases and one prediction.
+    scans = {target: case for case, target in zip(cases, targets, strict=True)}
+    missing = [(case, target) for target, case in scans.items() if not (kept and target.is_file())]
     if not missing:
         return targets
     if not kept:

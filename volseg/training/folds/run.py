@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from volseg.bundle import Bundle, find_bundle, read_bundle
 from volseg.dataset import Case, Datalist, split_fold
+from volseg.dataset.convert import read_reference
 from volseg.geometry import Grid
 from volseg.inference.refine import refine
-from volseg.io import load, load_label
-from volseg.io.labels import label_object_kind
 from volseg.io.text import write_json
 from volseg.training.distributed import ranks
 from volseg.training.export import Findings, describe_refinements, export_findings, export_weights, today
@@ -117,8 +116,7 @@ def _held_out(bundle: Bundle, datalist: Datalist, fold: int, weights: Path, fold
 
 def _references(cases: Sequence[Case]) -> Iterator[tuple[npt.NDArray[np.generic], Grid]]:
     for case in cases:
-        scan = load(case.images[0]) if label_object_kind(case.label) is not None else None
-        reference = load_label(case.label, scan=scan, rois=case.rois)
+        reference = read_reference(case)
         yield np.asarray(reference.array), reference.grid
 
 

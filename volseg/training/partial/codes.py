@@ -12,10 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from volseg.dataset import Case
 from volseg.errors import DatasetError
+from volseg.geometry import Grid
 from volseg.io import load_label, save_label
+
+ROUNDING_MM = 1e-3
+"""What a file's header may round a place by."""
 
 LARGEST = 255
 """Largest label value of the uint8 label maps that are written."""
@@ -100,6 +105,14 @@ def may_be(case: Case, labels: Mapping[int, str], path: Path) -> tuple[int, ...]
     return tuple(value for value in sorted(labels) if value == 0 or value not in known)
 
 
+def _holds(target: Path, values: npt.NDArray[np.uint8], grid: Grid) -> bool:
+    """Whether a file holds this label map already: written again, it would pass for another one in the preprocessed cache."""
+    if not target.is_file():
+        return False
+    there = load_label(target)
+    return np.array_equal(there.array, values) and there.grid.isclose(grid, ROUNDING_MM)
+
+
 def encode_cases(cases: Sequence[Case], labels: Mapping[int, str], codes: LabelCodes, folder: Path, path: Path) -> list[Case]:
     """Write the label maps of partly annotated cases with the codes in place of background.
 
@@ -134,6 +147,8 @@ def encode_cases(cases: Sequence[Case], labels: Mapping[int, str], codes: LabelC
             msg = f"{case.label}: holds {labels[strange[0]]!r} ({strange[0]}), for which the case is said not to be annotated; correct `annotated` in {path}"
             raise DatasetError(msg)
         target = folder / f"{case.name}_{number:04d}_partial.nii.gz"
-        save_label(np.where(found.array == 0, codes.code_of(members), found.array).astype(np.uint8), found, target)
+        values = np.where(found.array == 0, codes.code_of(members), found.array).astype(np.uint8)
+        if not _holds(target, values, found.grid):
+            save_label(values, found, target)
         encoded.append(replace(case, label=target))
     return encoded

@@ -443,6 +443,26 @@ def test_voxels_to_be_ignored_are_in_no_score(capsys, tmp_path, description):
     assert document["inputs"]["ignore_label"] == 255
 
 
+def test_references_of_a_datalist(capsys, tmp_path):
+    """What `volseg train` takes as DATASET is taken here, whatever the file is called; the reference's name is not that of the scan."""
+    write(tmp_path / "out" / "scan7_seg.nii.gz", slab(0, 4))
+    write(tmp_path / "data" / "drawn" / "by_hand.nii.gz", slab(2, 6))
+    write(tmp_path / "data" / "scan7.nii.gz", slab(0, 8))
+    listing = tmp_path / "data" / "fold_list.json"
+    listing.write_text(json.dumps({"labels": {"0": "background", "1": "tumor"}, "training": [{"image": "scan7.nii.gz", "label": "drawn/by_hand.nii.gz"}]}))
+    code, out, err = run(capsys, tmp_path / "out", listing, "--json", "--images", listing)
+    assert code == 0, err
+    (label,) = json.loads(out)["summary"]
+    assert (label["name"], label["dice"]["mean"]) == ("tumor", pytest.approx(0.5))
+    code, _, err = run(capsys, tmp_path / "out", tmp_path / "data" / "scan7.nii.gz")
+    assert code == 2
+    assert "JSON datalist" in err
+    code, _, err = run(capsys, tmp_path / "out", listing, "--images", tmp_path / "data" / "scan7.nii.gz", "-o", tmp_path / "r.json")
+    assert code == 2
+    assert "--images" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
 def test_a_label_to_be_ignored_is_a_number(capsys, tmp_path, folders):
     (folders[1] / "dataset.json").write_text(json.dumps({"labels": {"1": "tumor"}, "ignore_label": "all"}))
     code, _, err = run(capsys, *folders)

@@ -29,7 +29,7 @@ Examples:
 @click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER", help="Predictions of another model on the same references, compared case by case.")
 @click.option("--tolerance", multiple=True, metavar="MM", help="Tolerance of the normalised surface distance; LABEL=MM for one label (repeatable)  [default: 2]")
 @click.option("--lesion-iou", type=float, metavar="IOU", help="Overlap from which a lesion is found; 0 asks for a common voxel  [default: 0.1]")
-@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER", help="Scans (or a dataset) to draw the worst cases on.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True), metavar="FOLDER", help="Scans (or a dataset or JSON datalist) to draw the worst cases on.")
 @click.option("--worst", type=click.IntRange(min=0), default=5, show_default=True, metavar="K", help="Cases of lowest Dice with pictures in the HTML report.")
 @click.option("--labels", metavar="NAMES", help="Label names: 1=tumor,2=node, or a dataset.json, a bundle's metadata.json, a dataset or bundle folder.")
 @click.option("--roi", "roi", multiple=True, metavar="NAME=VALUE", help="Segment or ROI to take of DICOM objects, and its label value (repeatable)  [default: all]")
@@ -60,7 +60,7 @@ def evaluate(
     PREDICTIONS and REFERENCES are two label maps (NIfTI, NRRD, MHA, DICOM Segmentation, RT Structure Set) or two folders of them. A DICOM object is placed on its series, which is
     looked for in --scans, in its own folder and in the folder above. With --roi each object gives the regions it has of those names; one that has none of them is taken whole.
     Files of folders are paired by name: endings such as _seg, _label, _mask and _pred do not count, and CASE_CT_seg.nii.gz fits CASE.nii.gz. REFERENCES may also be a dataset
-    folder with dataset.json, which gives the label names too; where labels are named, a map that holds another one is refused. Voxels of its
+    folder with dataset.json, or a JSON datalist, which gives the label names too; where labels are named, a map that holds another one is refused. Voxels of its
     ignore_label (nnU-Net: the label called ignore) are not compared.
 
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in

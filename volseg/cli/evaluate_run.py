@@ -59,8 +59,12 @@ def run(task: Task, console: Console) -> None:
         If a report cannot be written.
     """
     from volseg.evaluation import compare_evaluations, parse_label_names, write_csv
+    from volseg.evaluation.pairs.pairing import dataset_file
     from volseg.io.text import write_json
 
+    if task.images and not task.images.is_dir() and dataset_file(task.images) is None:
+        msg = f"--images {task.images}: is neither a folder with scans nor a JSON datalist; give one of them"
+        raise InputError(msg)
     given = parse_label_names(task.labels) if task.labels else {}
     pairing, found = find_pairs(task.predictions, task.references)
     names, ignored = given or found.label_names, found.ignore_label
@@ -96,15 +100,16 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, References
         If an input is missing, one is a file and the other a folder, or names do not fit.
     """
     from volseg.evaluation import Pair, Pairing, find_label_maps, find_references, pair_files
-    from volseg.evaluation.pairs.pairing import References, image_stem, strip_ending
+    from volseg.evaluation.pairs.pairing import References, dataset_file, image_stem, strip_ending
 
     for path in (predictions, references):
         if not path.exists():
             msg = f"{path}: no such file or folder; check the path"
             raise InputError(msg)
-    if predictions.is_dir() != references.is_dir():
+    listed = dataset_file(references) is not None
+    if predictions.is_dir() != (references.is_dir() or listed):
         folder, file = (predictions, references) if predictions.is_dir() else (references, predictions)
-        msg = f"{folder}: is a folder while {file} is a file; give two label maps or two folders"
+        msg = f"{folder}: is a folder while {file} is a file; give two label maps, or a folder of predictions and a folder, dataset or JSON datalist of references"
         raise InputError(msg)
     if not predictions.is_dir():
         return Pairing((Pair(strip_ending(image_stem(references)), predictions, references),)), References(())

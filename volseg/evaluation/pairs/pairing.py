@@ -113,18 +113,27 @@ def find_label_maps(folder: Path) -> tuple[Path, ...]:
     return found
 
 
+def dataset_file(place: Path) -> Path | None:
+    """The list of a dataset: a JSON file, or ``dataset.json`` in a folder, where there is one."""
+    if place.is_file() and place.suffix.lower() == ".json":
+        return place
+    inside = place / "dataset.json"
+    return inside if inside.is_file() else None
+
+
 def find_references(folder: Path) -> References:
-    """References of a folder: of a dataset when it holds ``dataset.json`` (Decathlon, or nnU-Net with ``labelsTr``), else the label maps in it.
+    """References of a folder: of a dataset when it holds ``dataset.json`` (Decathlon, or nnU-Net with ``labelsTr``), else the label maps in it; or those of a JSON datalist.
 
     Raises
     ------
     DatasetError
-        If ``dataset.json`` lists labels that are not there, or none.
+        If the list names labels that are not there, or none.
     InputError
         If the folder holds no label maps, or the JSON is malformed.
     """
-    description = folder / "dataset.json"
-    if not description.is_file():
+    description = dataset_file(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    if description is None:
         return References(tuple(Reference(path) for path in find_label_maps(folder)))
     content = read_json(description)
     names = label_names_of(content, description)
@@ -176,8 +185,8 @@ def find_images(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
     Parameters
     ----------
     folder : Path
-        A dataset with ``dataset.json``, whose scans are known by their references (of several channels the first is taken); or a folder with image files or DICOM folders named
-        after the case, with nnU-Net's ``_0000`` behind it, or with an underscore and something else behind it (of several the first by name).
+        A JSON datalist or a folder with ``dataset.json``, whose scans are known by their references (of several channels the first is taken); or a folder with image files or
+        DICOM folders named after the case, with nnU-Net's ``_0000`` behind it, or with an underscore and something else behind it (of several the first by name).
     pairs : sequence of Pair
         The cases.
 
@@ -186,7 +195,7 @@ def find_images(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
     dict of str to Path
         Scan by case name.
     """
-    if (folder / "dataset.json").is_file():
+    if dataset_file(folder) is not None:
         listed = {reference.path.resolve(): reference.images for reference in find_references(folder).items if reference.images}
         return {pair.case: listed[path][0] for pair in pairs if (path := pair.reference.resolve()) in listed and listed[path][0].exists()}
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and (path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)))

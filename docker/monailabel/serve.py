@@ -177,7 +177,7 @@ def infer(arguments: argparse.Namespace, url: str, name: str) -> dict[str, Any]:
     return {
         "status": reply.status_code,
         "label": str(path),
-        "same_grid": label.shape == scan.shape and bool(numpy.allclose(label.affine, scan.affine, atol=1e-3)),
+        "same_grid": label.shape == scan.shape[:3] and bool(numpy.allclose(label.affine, scan.affine, atol=1e-3)),
         "shape": list(label.shape),
         "voxels": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
         "seconds": round(time.monotonic() - start, 1),

@@ -1,6 +1,6 @@
-"""Every DICOM folder of the shared data as a markdown table: what it is, what volseg makes of it, and how far its voxels are from dcm2niix's and from the published NIfTI.
+"""Every DICOM folder of the real scans as a markdown table: what it is, what volseg makes of it, and how far its voxels are from dcm2niix's and from the published NIfTI.
 
-Run as ``python -m tests.bench.dicom_table [DATA]``; DATA is the folder of the real scans.
+Run as ``python -m tests.bench.dicom_table [DATA]``; DATA is the folder of the real scans, by default ``$VOLSEG_TEST_DATA``.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tests.dicom_factory import Scan
 from tests.dicom_factory import write as series_folder
 from volseg.cli.evaluate import EXAMPLES
 from volseg.cli.main import main
+from volseg.io import save_label
 from volseg.io.dicom.objects.rtstruct import write_rtstruct
 from volseg.io.dicom.objects.seg import write_seg
 from volseg.io.dicom.objects.segments import Algorithm, describe_segments
@@ -182,7 +183,7 @@ def output_is_folder(folder: Path) -> list[object]:
         (four_dimensional, r"p\.nii\.gz"),
         (truncated, r"p\.nii\.gz"),
         (text_file, r"p\.nii\.gz"),
-        (file_and_folder, "is a folder while"),
+        (file_and_folder, "holds several label maps"),
         (absent, r"nowhere\.nii\.gz: no such file"),
         (empty_folder, "empty: no label maps"),
         (bad_labels, "'tumor' is neither NUMBER=NAME"),
@@ -461,6 +462,24 @@ def test_references_of_a_datalist(capsys, tmp_path):
     assert code == 2
     assert "--images" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_regions_of_a_datalist(capsys, tmp_path):
+    """The structures that training takes of an RT Structure Set, by name, and not by their numbers in it; the list names no labels."""
+    volume = volseg.load(series_folder(Scan(np.zeros((6, 12, 10), np.int16)).datasets(), tmp_path / "data" / "CT"))
+    drawn = np.zeros(volume.grid.shape, np.uint8)
+    drawn[1:3], drawn[5:8] = 1, 2
+    write_rtstruct(drawn, volume, tmp_path / "data" / "rs.dcm", segments=describe_segments({1: "edema", 2: "GTV"}), algorithm=Algorithm("test", "1"))
+    save_label((drawn == 2).astype(np.uint8), volume, tmp_path / "out" / "CT_seg.nii.gz")
+    listing = tmp_path / "data" / "list.json"
+    listing.write_text(json.dumps({"rois": {"GTV": 1}, "training": [{"image": "CT", "label": "rs.dcm"}]}))
+    code, out, err = run(capsys, tmp_path / "out", listing, "--json")
+    assert code == 0, err
+    assert [label["dice"]["mean"] for label in json.loads(out)["summary"]] == [1.0]
+    listing.write_text(json.dumps({"rois": ["GTV"], "training": [{"image": "CT", "label": "rs.dcm"}]}))
+    code, _, err = run(capsys, tmp_path / "out", listing)
+    assert code == 2
+    assert "rois ['GTV']" in err
 
 
 def test_a_label_to_be_ignored_is_a_number(capsys, tmp_path, folders):

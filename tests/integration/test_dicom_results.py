@@ -22,7 +22,7 @@ from volseg.dataset import Case, check_cases, convert_cases, read_datalist
 from volseg.dataset.convert import read_reference
 from volseg.errors import DatasetError, InputError
 from volseg.inference import Segmentation, Segmenter
-from volseg.io import load_label, save_label
+from volseg.io import load_label, save_label, save_volume
 from volseg.io.dicom.objects.rtstruct import write_rtstruct
 from volseg.io.dicom.objects.seg import write_seg
 from volseg.io.dicom.objects.segments import Algorithm, describe_segments
@@ -294,6 +294,18 @@ def test_a_bundle_takes_the_series_of_its_modality(tmp_path):
     write_rtstruct(np.ones((44, 40, 14), np.uint8), volseg.load(tmp_path / "CT"), tmp_path / "study" / "rs.dcm", segments=describe_segments({1: "GTV"}), algorithm=ALGORITHM)
     reference = read_reference(Case((tmp_path / "study",), tmp_path / "study" / "rs.dcm", channels=("CT",)))
     assert reference.grid.shape == (44, 40, 14)
+
+
+def test_an_object_drawn_on_a_series_is_the_label_of_its_nifti(labelled, tmp_path):
+    """The scan as NIfTI, the contours in DICOM beside the series they were drawn on."""
+    (case, *_) = read_datalist(labelled).cases
+    scan = volseg.load(case.images[0])
+    nifti = replace(case, images=(save_volume(scan.array, scan.grid, tmp_path / "scan.nii.gz"),))
+    check_cases([nifti], {0, 1})
+    (converted,) = convert_cases([nifti], tmp_path / "converted")
+    assert converted.images == nifti.images
+    for label in (volseg.load(converted.label), read_reference(nifti)):
+        np.testing.assert_array_equal(label.array, scan.array > 60)
 
 
 def test_train_takes_dicom_cases(labelled, tmp_path):

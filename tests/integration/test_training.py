@@ -265,6 +265,16 @@ def test_a_time_limit_ends_the_last_epoch_too(bundle, dataset, tmp_path):
     result = train(bundle, dataset, tmp_path / "run", epochs=1, time_limit_s=2.0, device="cpu", reporter=slow)
     assert STEPS_PER_EPOCH > 1
     assert (result.epochs, result.stopped_by, slow.steps) == (1, "time limit", 1)
+    # With more time the epoch that was cut is begun again.
+    collector = Collector()
+    longer = train(bundle, dataset, tmp_path / "run", epochs=1, device="cpu", resume=True, reporter=collector)
+    assert (longer.epochs, longer.stopped_by, [report.epoch for report in collector.reports]) == (1, "epochs", [1])
+
+
+def test_nothing_is_drawn_for_a_run_that_is_not_there(bundle, tmp_path):
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(bundle, "synthetic", tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_run_in_half_precision_can_go_on_without_it(bundle, dataset, tmp_path):

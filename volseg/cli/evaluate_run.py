@@ -92,12 +92,12 @@ def run(task: Task, console: Console) -> None:
 
 
 def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, References]:
-    """Pairs of two files or two folders, and what a dataset folder says of its labels.
+    """Pairs of two files, or of a folder and a folder, dataset or JSON datalist, and what a dataset says of its labels.
 
     Raises
     ------
     InputError
-        If an input is missing, one is a file and the other a folder, or names do not fit.
+        If an input is missing, one is a single label map and the other several, or names do not fit.
     """
     from volseg.evaluation import Pair, Pairing, find_label_maps, find_references, pair_files
     from volseg.evaluation.pairs.pairing import References, dataset_file, image_stem, strip_ending
@@ -108,8 +108,8 @@ def find_pairs(predictions: Path, references: Path) -> tuple[Pairing, References
             raise InputError(msg)
     listed = dataset_file(references) is not None
     if predictions.is_dir() != (references.is_dir() or listed):
-        folder, file = (predictions, references) if predictions.is_dir() else (references, predictions)
-        msg = f"{folder}: is a folder while {file} is a file; give two label maps, or a folder of predictions and a folder, dataset or JSON datalist of references"
+        several, one = (predictions, references) if predictions.is_dir() else (references, predictions)
+        msg = f"{several}: holds several label maps, {one} is a single one; give two label maps, or a folder of predictions and a folder, dataset or JSON datalist of references"
         raise InputError(msg)
     if not predictions.is_dir():
         return Pairing((Pair(strip_ending(image_stem(references)), predictions, references),)), References(())

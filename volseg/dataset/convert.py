@@ -101,8 +101,11 @@ def read_reference(case: Case, scan: Volume | None = None, names: Sequence[str] 
     InputError, GeometryError, SeriesError
         When the label or the image cannot be read, or they do not fit.
     """
-    if scan is None and label_object_kind(case.label) is not None:
+    if scan is None and _is_dicom(case.label) and _is_dicom(case.images[0]):
         scan = load(case.images[0], modality=expected_modality(next(iter(names or case.channels), None)))
+    if scan is not None and scan.source.kind != "dicom":
+        # An object is placed on its series, which then lies beside it.
+        scan = None
     return load_label(case.label, scan=scan, rois=case.rois)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class Position:
         Epoch of that validation.
     validation_s : float
         Seconds of ``elapsed_s`` that validations took.
+    cut : bool
+        Whether a time limit ended the last epoch of all before its last step: with more time, that epoch is begun again.
     """
 
     epoch: int = 0
@@ -49,6 +51,7 @@ class Position:
     best_metric: float | None = None
     best_epoch: int = 0
     validation_s: float = 0.0
+    cut: bool = False
 
 
 def save_torch(content: Any, path: Path) -> None:
@@ -123,4 +126,6 @@ def load_last(path: Path, identity: Mapping[str, Any]) -> tuple[Position, dict[s
         if made_for.get(key) != value:
             msg = f"{path}: made with {key} {made_for.get(key)!r}, but this run has {value!r}; resume with the same settings or choose another folder (-o)"
             raise InputError(msg)
+    if position.cut:
+        position = replace(position, epoch=position.epoch - 1, cut=False)
     return position, content

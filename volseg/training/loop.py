@@ -207,6 +207,7 @@ class TrainingLoop:
         is_last = progress >= 1
         self._advance(progress)
         self.position = replace(self.position, epoch=epoch, iteration=iteration, elapsed_s=elapsed, schedule_steps=self._schedule.steps if self._schedule else 0)
+        self.position = replace(self.position, cut=epoch >= self._limits.epochs and len(self._losses) < self._trainer.state.epoch_length)
         spent_s = self.position.validation_s
         metrics, is_best = self._validate(is_last, elapsed)
         self.position = replace(self.position, elapsed_s=self._elapsed())

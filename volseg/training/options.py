@@ -45,13 +45,13 @@ class Options:
             "fold": self.fold,
             "seed": self.seed,
             "train config": sha256_of(bundle.train_config) if bundle.train_config else None,
-            "channel units": list(bundle.channel_units),
             "settings": {name: repr(value) for name, value in self.settings.items()},
             "averaged weights": self.average,
             "pretrained weights": None if self.pretrained is None else sha256_of(self.pretrained),
             "frozen": list(self.freeze),
             "processes": self.place.count,
             "preprocessed cases": self.cache is not False,
+            **({"channel units": list(bundle.channel_units)} if bundle.channel_units else {}),
         }
 
     @property

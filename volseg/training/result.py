@@ -13,6 +13,9 @@ from volseg.provenance import sha256_of
 from volseg.training.checkpoint import BEST, FINAL
 from volseg.training.options import Options
 
+RECORD = "provenance.json"
+"""What a run was asked for, made from, and gave."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -68,7 +71,7 @@ def finished_run(run_dir: Path, bundle: Bundle, training: Sequence[Case], option
     """
     wanted = {"asked": options.asked, "recipe": options.recipe(bundle), "training_cases": name_cases(training)}
     try:
-        record = json.loads((run_dir / "provenance.json").read_text(encoding="utf-8"))
+        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
         complete = all(record[key] == value for key, value in wanted.items()) and record["weights_sha256"] == sha256_of(run_dir / BEST) and (run_dir / FINAL).is_file()
         ended = (record["epochs"], record["elapsed_s"], record["stopped_by"], record["best_metric"], record["best_epoch"])
     except (OSError, ValueError, KeyError):

@@ -21,7 +21,7 @@ from volseg.training.partial import use_codes
 from volseg.training.pretrained import Transfer, apply_pretrained, find_weights
 from volseg.training.progress import EpochReport, Reporter, SilentReporter
 from volseg.training.records import MetricsTable, earlier_parts, provenance, write_report
-from volseg.training.result import TrainingResult, finished_run
+from volseg.training.result import RECORD, TrainingResult, finished_run
 from volseg.training.schedule import Limits
 from volseg.training.sources import Sources, open_dataset, prepare_sources
 from volseg.training.tracking import Tracker, open_tracker
@@ -128,7 +128,9 @@ def train(
 
 def _finished(bundle: Bundle, data: str | Path, run_dir: Path, options: Options) -> TrainingResult | None:
     """A resumed run that has nothing left to do."""
-    return finished_run(run_dir, bundle, split_fold(open_dataset(data, run_dir).cases, options.fold)[0], options) if options.resume else None
+    if not options.resume or not (run_dir / RECORD).is_file():
+        return None
+    return finished_run(run_dir, bundle, split_fold(open_dataset(data, run_dir).cases, options.fold)[0], options)
 
 
 def _export(result: TrainingResult, bundle: Bundle, data: str | Path, run_dir: Path, fold: int | None, reporter: Reporter) -> None:
@@ -177,10 +179,10 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     join_ranks(engines.trainer, place, device)
     record = provenance({**facts, "pretrained": transfer and transfer.to_dict(), "frozen": list(frozen)}, sources.files)
     if resumed:
-        record["earlier_parts"] = earlier_parts(folder / "provenance.json")
+        record["earlier_parts"] = earlier_parts(folder / RECORD)
     if place.is_first:
         write_json(folder / "config.json", config.parser.get())
-        write_json(folder / "provenance.json", record)
+        write_json(folder / RECORD, record)
     table = MetricsTable(folder / "metrics.csv", resumed[0].epoch if resumed else 0)
     tracker.begin(facts)
     names = tuple(name for value, name in sorted(bundle.labels.items()) if value != 0)
@@ -203,7 +205,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
 def _conclude(result: TrainingResult, record: Mapping[str, Any]) -> None:
     """The records of a finished run."""
     outcome = {"epochs": result.epochs, "elapsed_s": result.elapsed_s, "stopped_by": result.stopped_by, "best_metric": result.best_metric, "best_epoch": result.best_epoch}
-    write_json(result.run_dir / "provenance.json", {**record, **outcome, "weights_sha256": sha256_of(result.weights)})
+    write_json(result.run_dir / RECORD, {**record, **outcome, "weights_sha256": sha256_of(result.weights)})
     write_report(result.run_dir)
 
 

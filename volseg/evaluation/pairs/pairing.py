@@ -46,11 +46,14 @@ class Reference:
         Stems of its images, from a dataset's ``dataset.json``.
     images : tuple of Path
         The images themselves, the first channel first.
+    rois : mapping of str to int, or None
+        Regions to take of a DICOM object, and their label values; None takes all.
     """
 
     path: Path
     aliases: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
+    rois: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ class References:
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: a prediction and the reference to compare it with."""
+    """One case: a prediction and the reference to compare it with, of which ``rois`` are taken where it is a DICOM object (None: all)."""
 
     case: str
     prediction: Path
     reference: Path
+    rois: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,18 +136,18 @@ def find_references(folder: Path) -> References:
         If the folder holds no label maps, or the JSON is malformed.
     """
     description = dataset_file(folder)
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder if folder.is_dir() else folder.resolve().parent
     if description is None:
         return References(tuple(Reference(path) for path in find_label_maps(folder)))
     content = read_json(description)
-    names = label_names_of(content, description)
+    names = label_names_of(content, description) if isinstance(content, Mapping) and "labels" in content else {}
     ignored = ignore_label_of(content, description)
     if ignored is not None:
         names.pop(ignored, None)
     listed = content.get("training")
     if not listed:
         return References(tuple(Reference(path) for path in find_label_maps(folder / "labelsTr" if (folder / "labelsTr").is_dir() else folder)), names, ignored)
-    items = tuple(_dataset_reference(folder, description, item) for item in listed)
+    items = tuple(_dataset_reference(folder, description, item, content.get("rois")) for item in listed)
     return References(items, names, ignored)
 
 
@@ -171,7 +175,8 @@ def pair_files(predictions: Sequence[Path], references: Sequence[Reference]) -> 
         )
         raise InputError(msg)
     cases = _case_names(list(taken))
-    pairs = sorted((Pair(cases[reference], prediction, reference) for reference, prediction in taken.items()), key=lambda pair: pair.case)
+    rois = {reference.path: reference.rois for reference in references}
+    pairs = sorted((Pair(cases[reference], prediction, reference, rois[reference]) for reference, prediction in taken.items()), key=lambda pair: pair.case)
     return Pairing(
         tuple(pairs),
         tuple(prediction for prediction, reference in partners.items() if reference is None),
@@ -255,7 +260,7 @@ def _case_names(references: Sequence[Path]) -> dict[Path, str]:
     return {path: name if short.count(name) == 1 else file if files.count(file) == 1 else place for path, name, file, place in zip(references, short, files, places, strict=True)}
 
 
-def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
+def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) -> Reference:
     if not isinstance(item, Mapping) or not isinstance(item.get("label"), str):
         msg = f'{description}: an item of "training" names no label: {item!r}; expected {{"image": ..., "label": ...}}'
         raise DatasetError(msg)
@@ -263,9 +268,13 @@ def _dataset_reference(folder: Path, description: Path, item: Any) -> Reference:
     if not path.exists():
         msg = f"{description}: the listed label {item['label']} is not there; copy it into the dataset or take it off the list"
         raise DatasetError(msg)
+    rois = item.get("rois", rois)
+    if rois is not None and not (isinstance(rois, Mapping) and rois and all(type(value) is int and value >= 1 for value in rois.values())):
+        msg = f'{description}: rois {rois!r} of {item["label"]}; expected names and label values, e.g. {{"GTV": 1}}'
+        raise DatasetError(msg)
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
-    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images))
+    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois)
 
 
 def _aliases(folder: Path, image: str) -> list[str]:

@@ -13,7 +13,7 @@ from volseg.evaluation.labels import label_array
 from volseg.evaluation.pairs.pairing import Pair
 from volseg.evaluation.scores import on_grid_of
 from volseg.io import Volume, load_label
-from volseg.io.labels import segment_names
+from volseg.io.labels import label_object_kind, segment_names
 
 
 def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | None = None, ignore_label: int | None = None) -> tuple[Volume, Volume]:
@@ -25,7 +25,7 @@ def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | N
         Label maps: images, DICOM Segmentations or RT Structure Sets.
     rois : mapping of str to int, optional
         Segments or ROIs to take of DICOM objects, by name, and their label values. Prediction and reference seldom use the same names: each object gives those it holds, and an
-        object that holds none of them is taken whole.
+        object that holds none of them is taken whole. Without them a reference gives those of the dataset's list (:attr:`Pair.rois`).
     scans : Path, optional
         Where to look first for the series of DICOM objects.
     ignore_label : int, optional
@@ -43,7 +43,7 @@ def read_pair(pair: Pair, rois: Mapping[str, int] | None = None, scans: Path | N
         If an object does not fit its scan, or voxels are to be ignored and the maps do not lie on one grid.
     """
     files = (pair.prediction, pair.reference)
-    chosen = choose_rois(files, rois) if rois else (None, None)
+    chosen = choose_rois(files, rois) if rois else (None, pair.rois if label_object_kind(pair.reference) is not None else None)
     prediction, reference = (load_label(file, rois=wanted, scans=scans) for file, wanted in zip(files, chosen, strict=True))
     return (prediction, reference) if ignore_label is None else _without(prediction, reference, ignore_label)
 

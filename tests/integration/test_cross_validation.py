@@ -97,7 +97,7 @@ def test_finished_folds_are_not_trained_again(cross_validated):
     before = (run / "fold1" / "last.pt").stat().st_mtime_ns
     done = run_cli(*command, "--resume")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished before") == 2
+    assert done.stderr.count("finished before") == 2
     assert (run / "fold1" / "last.pt").stat().st_mtime_ns == before
     assert "Cross-validation" in done.stdout
     assert "segmenting" not in done.stderr

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volseg.dataset.nnunet import as_decathlon, check_ignore_label, is_nnunet
+from volseg.dataset.entries import check_ignore_label, check_rois
+from volseg.dataset.nnunet import as_decathlon, is_nnunet
 from volseg.errors import DatasetError
 
 MISSING_SHOWN = 3
@@ -168,10 +169,7 @@ def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
     if fold is not None and not (type(fold) is int and fold >= 0):
         msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number from 0 on"
         raise DatasetError(msg)
-    rois = item.get("rois", rois)
-    if rois is not None and not (isinstance(rois, dict) and rois and all(type(value) is int and value >= 1 for value in rois.values())):
-        msg = f'{path}: training item {number} has rois {rois!r}; expected names and label values, e.g. {{"GTV": 1}}'
-        raise DatasetError(msg)
+    rois = check_rois(item.get("rois", rois), f"{path}: training item {number}")
     annotated = item.get("annotated")
     if annotated is not None and not (isinstance(annotated, list) and annotated and all(isinstance(name, str) or type(name) is int for name in annotated)):
         msg = f'{path}: training item {number} has annotated {annotated!r}; list the names or values of the classes it is annotated for, e.g. ["liver"]'

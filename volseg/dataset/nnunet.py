@@ -56,20 +56,6 @@ def as_decathlon(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**content, **ignored, "labels": labels, "training": items}
 
 
-def check_ignore_label(value: object, path: Path) -> int | None:
-    """The label value of voxels that nothing is known of, as a ``dataset.json`` or datalist gives it; None where it gives none.
-
-    Raises
-    ------
-    DatasetError
-        When it is no label value.
-    """
-    if value is None or (type(value) is int and value >= 1):
-        return value
-    msg = f"{path}: ignore_label is {value!r}; give a label value, e.g. 255"
-    raise DatasetError(msg)
-
-
 def _listed(cases: Mapping[str, Any]) -> list[Any]:
     return [{"image": case.get("images"), "label": case.get("label")} if isinstance(case, dict) else case for case in cases.values()]
 

@@ -149,7 +149,8 @@ def ignore_label_of(content: Any, path: Path) -> int | None:
     DatasetError
         If it is no label value.
     """
-    from volseg.dataset.nnunet import IGNORE, check_ignore_label
+    from volseg.dataset.entries import check_ignore_label
+    from volseg.dataset.nnunet import IGNORE
 
     content = content if isinstance(content, Mapping) else {}
     labels = content.get("labels")

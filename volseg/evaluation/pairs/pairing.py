@@ -261,6 +261,8 @@ def _case_names(references: Sequence[Path]) -> dict[Path, str]:
 
 
 def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) -> Reference:
+    from volseg.dataset.entries import check_rois
+
     if not isinstance(item, Mapping) or not isinstance(item.get("label"), str):
         msg = f'{description}: an item of "training" names no label: {item!r}; expected {{"image": ..., "label": ...}}'
         raise DatasetError(msg)
@@ -268,10 +270,7 @@ def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) ->
     if not path.exists():
         msg = f"{description}: the listed label {item['label']} is not there; copy it into the dataset or take it off the list"
         raise DatasetError(msg)
-    rois = item.get("rois", rois)
-    if rois is not None and not (isinstance(rois, Mapping) and rois and all(type(value) is int and value >= 1 for value in rois.values())):
-        msg = f'{description}: rois {rois!r} of {item["label"]}; expected names and label values, e.g. {{"GTV": 1}}'
-        raise DatasetError(msg)
+    rois = check_rois(item.get("rois", rois), f"{description}: the item of {item['label']}")
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
     return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois)

@@ -1,0 +1,45 @@
+"""Entries of a dataset's list that training and evaluation read alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from volseg.errors import DatasetError
+
+
+def check_ignore_label(value: object, path: Path) -> int | None:
+    """The label value of voxels that nothing is known of, as a ``dataset.json`` or datalist gives it; None where it gives none.
+
+    Raises
+    ------
+    DatasetError
+        When it is no label value.
+    """
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    msg = f"{path}: ignore_label is {value!r}; give a label value, e.g. 255"
+    raise DatasetError(msg)
+
+
+def check_rois(value: object, where: str) -> Mapping[str, int] | None:
+    """Regions to take of a DICOM label and their label values, as a list gives them; None where it gives none.
+
+    Parameters
+    ----------
+    value : object
+        From the list.
+    where : str
+        File and item, for the message.
+
+    Raises
+    ------
+    DatasetError
+        When it is anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Mapping) and value and all(type(label) is int and label >= 1 for label in value.values()):
+        return value
+    msg = f'{where} has rois {value!r}; expected names and label values, e.g. {{"GTV": 1}}'
+    raise DatasetError(msg)

@@ -59,13 +59,13 @@ class Settings:
     def made_for(self) -> tuple[str | None, int, bool]:
         """Modality (0008,0060) and number of channels the bundle was made for, and whether for PET in SUV; a bundle that cannot be read is told of when it is loaded."""
         from volseg.bundle import read_bundle
-        from volseg.io.modality import expected_modality
+        from volseg.io.modality import plain_modality
 
         try:
             bundle = read_bundle(self.bundle)
         except BundleError:
             return None, 1, False
-        return expected_modality(bundle.modality) or bundle.modality, bundle.input_channels, bundle.wants_suv
+        return plain_modality(bundle.modality), bundle.input_channels, bundle.wants_suv
 
     def segmenter(self, *, preload: bool) -> Segmenter:
         """The bundle; with ``preload`` it goes on in a thread with what the network needs, beside the reading of the first scan."""

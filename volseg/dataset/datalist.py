@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volseg.dataset.entries import check_ignore_label, check_rois
+from volseg.dataset.entries import channel_key, check_ignore_label, check_rois
 from volseg.dataset.nnunet import as_decathlon, is_nnunet
 from volseg.errors import DatasetError
 
@@ -191,15 +190,14 @@ def _told_apart(channels: Mapping[int, str]) -> dict[int, str]:
     """Channels by names of their own: nnU-Net has two phases of CT both called CT, which become CT and CT_2."""
     told: dict[int, str] = {}
     for number, name in sorted(channels.items()):
-        taken = {_plain(other) for other in told.values()}
-        own = next(candidate for candidate in (name, *(f"{name.strip()}_{count}" for count in range(2, len(channels) + 2))) if not _plain(name) or _plain(candidate) not in taken)
+        taken = {channel_key(other).casefold() for other in told.values()}
+        own = next(
+            candidate
+            for candidate in (name, *(f"{name.strip()}_{count}" for count in range(2, len(channels) + 2)))
+            if not channel_key(name) or channel_key(candidate).casefold() not in taken
+        )
         told[number] = own
     return told
-
-
-def _plain(name: str) -> str:
-    """What is left of a channel's name where it becomes part of a key."""
-    return re.sub(r"\W+", "_", name).strip("_").casefold()
 
 
 def _numbered(names: Any) -> dict[int, str]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from volseg.errors import DatasetError
+
+
+def channel_key(name: str) -> str:
+    """A channel's name as part of a key: what is no letter, digit or underscore replaced; empty where nothing is left."""
+    return re.sub(r"\W+", "_", name).strip("_")
 
 
 def check_ignore_label(value: object, path: Path) -> int | None:

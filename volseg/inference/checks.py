@@ -12,7 +12,7 @@ from volseg.bundle.read import SUV
 from volseg.errors import InputError
 from volseg.io import Volume
 from volseg.io.intensity import lowest_finite
-from volseg.io.modality import expected_modality
+from volseg.io.modality import expected_modality, plain_modality
 
 LARGEST_MEAN_SUV = 50.0
 """SUV is activity over its mean in the body, so the mean of a whole body is below 1 and that of a crop rarely above 10. In Bq/ml the mean of a body is above 100: 100 MBq or more
@@ -52,7 +52,7 @@ def check_scan(bundle: Bundle, volume: Volume) -> list[str]:
         if bundle.input_channels > 1:
             notes += _check_values(channel, expected_modality(name), f"channel {name} wants", f"{name}: ")
         else:
-            notes += _check_values(channel, expected_modality(bundle.modality) or bundle.modality, f"bundle {bundle.name} was made for")
+            notes += _check_values(channel, plain_modality(bundle.modality), f"bundle {bundle.name} was made for")
     return notes
 
 

@@ -28,7 +28,7 @@ from volseg.inference.stock import StockRunner
 from volseg.io import Volume, load
 from volseg.io.channels import load_channels, with_names
 from volseg.io.dicom.objects.segments import Segment, describe_segments
-from volseg.io.modality import expected_modality
+from volseg.io.modality import plain_modality
 from volseg.provenance import peak_memory_bytes
 
 WHOLE_AXIS = (0, 0, 0)
@@ -190,7 +190,7 @@ class Segmenter:
         suv: Literal["pet", False] = "pet" if self.bundle.wants_suv else False
         if isinstance(scan, Mapping):
             return load_channels(scan.items(), self.bundle.channel_names, suv=suv)
-        modality = expected_modality(self.bundle.modality) or self.bundle.modality
+        modality = plain_modality(self.bundle.modality)
         return load(scan, series=series, modality=modality, suv=suv, channels=self.bundle.input_channels)
 
     def probability_store(self, volume: Volume, folder: Path | None = None) -> ProbabilityStore:

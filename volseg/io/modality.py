@@ -11,6 +11,11 @@ MRI_CONTRAST = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC)[A-Z0-9]*")
 """Words that name a contrast of MRI, such as ``T1w`` and ``T2_FLAIR``."""
 
 
+def plain_modality(said: str | None) -> str | None:
+    """Modality (0008,0060) of what a bundle's metadata says, e.g. ``"MR"`` of ``"MRI"``; what names none comes back as it is."""
+    return expected_modality(said) or said
+
+
 def expected_modality(channel: str | None) -> str | None:
     """Modality (0008,0060) that a channel's name speaks of, e.g. ``"PT"`` of ``"FDG-PET"``; None when it names none."""
     for word in re.split(r"[^A-Z0-9]+", (channel or "").upper()):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from volseg.dataset.entries import channel_key
 from volseg.planning.fingerprint import Fingerprint, Intensities
 
 Kind = Literal["ct", "suv", "zscore"]
@@ -65,7 +66,7 @@ def plan_channels(fingerprint: Fingerprint) -> tuple[Channel, ...]:
 def _plan_channel(fingerprint: Fingerprint, number: int, name: str, found: Intensities) -> Channel:
     modalities = {case.modality for case in fingerprint.cases} - {None} if number == 0 else set()
     known = _words(name) or {str(modality).lower() for modality in modalities}
-    clean = re.sub(r"\W+", "_", name).strip("_") or (f"channel_{number}" if len(fingerprint.channels) > 1 else "image")
+    clean = channel_key(name) or (f"channel_{number}" if len(fingerprint.channels) > 1 else "image")
     spread = found.sd if found.sd > 0 else 1.0
     if known & CT_NAMES and found.percentile_99_5 > found.percentile_00_5:
         return Channel(clean, "ct", found.percentile_00_5, found.percentile_99_5, spread)

@@ -119,7 +119,7 @@ def predict_fold(bundle: Bundle, weights: Path, cases: Sequence[Case], folder: P
     from volseg.inference import Segmenter
 
     targets = [folder / f"{name}{SUFFIX}" for name in name_cases(cases)]
-    made_by = f"{sha256_of(weights)} {digest_of(_without_corrections(bundle))}{' in '.join(['', *bundle.channel_units])}"
+    made_by = " ".join([sha256_of(weights), digest_of(_without_corrections(bundle)), *bundle.channel_units])
     mark = folder / MADE_BY
     kept = mark.is_file() and mark.read_text(encoding="utf-8").strip() == made_by
     # Two readers' labels of one scan are two cases and one prediction.

@@ -40,6 +40,8 @@ class Position:
         Epoch of that validation.
     validation_s : float
         Seconds of ``elapsed_s`` that validations took.
+    last_validation_s : float or None
+        Seconds the latest of them took: what a time limit keeps for the last one.
     cut : bool
         Whether a time limit ended the last epoch of all before its last step: with more time, that epoch is begun again.
     """
@@ -51,6 +53,7 @@ class Position:
     best_metric: float | None = None
     best_epoch: int = 0
     validation_s: float = 0.0
+    last_validation_s: float | None = None
     cut: bool = False
 
 

@@ -101,6 +101,8 @@ class TrainingLoop:
         self.position = position
         self._network.load_state_dict(states["model"])
         self._trainer.optimizer.load_state_dict(states["optimizer"])
+        if self._validator is not None:
+            self._validator.last_seconds = position.last_validation_s
         if self._average is not None:
             self._average.load_state_dict(states["average"])
         if self._schedule is not None:
@@ -245,7 +247,7 @@ class TrainingLoop:
         scores = validator.run(epoch, self._network if self._average is None else self._average.network)
         took = agree(scores.seconds, self._trainer.state.device)
         validator.last_seconds = took
-        self.position = replace(self.position, validation_s=spent_s + took)
+        self.position = replace(self.position, validation_s=spent_s + took, last_validation_s=took)
         best = self.position.best_metric
         if scores.key is None or (best is not None and scores.key <= best):
             return scores.metrics, False

@@ -487,3 +487,57 @@ def test_a_label_to_be_ignored_is_a_number(capsys, tmp_path, folders):
     code, _, err = run(capsys, *folders)
     assert code == 2
     assert "dataset.json: ignore_label is 'all'; give a label value" in err
+
+
+def partly_annotated(tmp_path: Path, annotated: object) -> tuple[Path, Path]:
+    """Case a: liver and spleen drawn, Dice 0.5 each. Case b: only the spleen is drawn (Dice 1), and the model, rightly or not, marks a liver too."""
+    write(tmp_path / "out" / "a_seg.nii.gz", slab(0, 4) + slab(8, 12, 2))
+    write(tmp_path / "out" / "b_seg.nii.gz", slab(0, 4) + slab(8, 12, 2))
+    write(tmp_path / "data" / "a.nii.gz", slab(2, 6) + slab(10, 14, 2))
+    write(tmp_path / "data" / "b.nii.gz", slab(8, 12, 2))
+    items = [{"image": "a_scan.nii.gz", "label": "a.nii.gz"}, {"image": "b_scan.nii.gz", "label": "b.nii.gz", "annotated": annotated}]
+    (tmp_path / "data" / "list.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver", "2": "spleen"}, "training": items}))
+    return tmp_path / "out", tmp_path / "data" / "list.json"
+
+
+@pytest.mark.parametrize("annotated", [["spleen"], [2]])
+def test_a_case_counts_for_the_classes_it_is_annotated_for(capsys, tmp_path, annotated):
+    out, listing = partly_annotated(tmp_path, annotated)
+    code, text, err = run(capsys, out, listing, "--compare", out, "-o", tmp_path / "r.json", "--json")
+    assert code == 0, err
+    document = json.loads(text)
+    liver, spleen = document["summary"]
+    assert (liver["n_cases"], liver["n_spurious"], liver["dice"]["mean"]) == (1, 0, pytest.approx(0.5))
+    assert (spleen["n_cases"], spleen["dice"]["mean"]) == (2, pytest.approx(0.75))
+    assert document["overall"]["dice"]["mean"] == pytest.approx((0.5 + 1) / 2)
+    assert [[label["name"] for label in case["labels"]] for case in document["cases"]] == [["liver", "spleen"], ["spleen"]]
+    assert [label["differences"][0]["n"] for label in document["comparison"]["labels"]] == [1, 2]
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert [(row["case"], row["name"]) for row in rows] == [("a", "liver"), ("a", "spleen"), ("b", "spleen")]
+    assert (tmp_path / "r.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("annotated", "says"),
+    [
+        (["kidney"], "annotated for 'kidney', but the classes are liver, spleen"),
+        ([0], "annotated for 0, but the classes are liver, spleen"),
+        ("spleen", "list the names or values"),
+        (["liver"], "b.nii.gz: holds label 2, for which it is said not to be annotated"),
+    ],
+)
+def test_what_a_case_is_annotated_for_is_checked(capsys, tmp_path, annotated, says):
+    out, listing = partly_annotated(tmp_path, annotated)
+    code, _, err = run(capsys, out, listing, "-o", tmp_path / "r.json")
+    assert code == 2
+    assert says in err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_label_no_case_is_annotated_for_is_in_no_table(capsys, tmp_path):
+    out, listing = partly_annotated(tmp_path, ["spleen"])
+    (out / "a_seg.nii.gz").unlink()
+    code, text, err = run(capsys, out, listing, "--allow-missing", "-o", tmp_path / "r.json")
+    assert code == 0, err
+    assert [label["name"] for label in json.loads((tmp_path / "r.json").read_text())["summary"]] == ["spleen"]
+    assert "liver" not in text

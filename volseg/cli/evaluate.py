@@ -61,7 +61,7 @@ def evaluate(
     looked for in --scans, in its own folder and in the folder above. With --roi each object gives the regions it has of those names; one that has none of them is taken whole.
     Files of folders are paired by name: endings such as _seg, _label, _mask and _pred do not count, and CASE_CT_seg.nii.gz fits CASE.nii.gz. REFERENCES may also be a dataset
     folder with dataset.json, or a JSON datalist, which gives the label names too; where labels are named, a map that holds another one is refused. Voxels of its
-    ignore_label (nnU-Net: the label called ignore) are not compared.
+    ignore_label (nnU-Net: the label called ignore) are not compared, and a case that the list says is annotated for some classes only is scored for these.
 
     Both maps of a pair must lie on the same grid. Where a label is in neither map, Dice is undefined: the case is counted and shown (-), but is in no mean. Where it is in
     only one of them, Dice is 0 and distances are undefined. The JSON and the HTML report define every metric.

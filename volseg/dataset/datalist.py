@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from volseg.dataset.entries import channel_key, check_ignore_label, check_rois
+from volseg.dataset.entries import channel_key, check_annotated, check_ignore_label, check_rois
 from volseg.dataset.nnunet import as_decathlon, is_nnunet
 from volseg.errors import DatasetError
 
@@ -169,12 +169,9 @@ def _read_case(item: Any, number: int, path: Path, rois: Any) -> Case:
         msg = f"{path}: training item {number} has fold {fold!r}; a fold is a whole number from 0 on"
         raise DatasetError(msg)
     rois = check_rois(item.get("rois", rois), f"{path}: training item {number}")
-    annotated = item.get("annotated")
-    if annotated is not None and not (isinstance(annotated, list) and annotated and all(isinstance(name, str) or type(name) is int for name in annotated)):
-        msg = f'{path}: training item {number} has annotated {annotated!r}; list the names or values of the classes it is annotated for, e.g. ["liver"]'
-        raise DatasetError(msg)
+    annotated = check_annotated(item.get("annotated"), f"{path}: training item {number}")
     base = path.resolve().parent
-    return Case(tuple(base / name for name in images), base / item["label"], fold, rois, None if annotated is None else tuple(annotated))
+    return Case(tuple(base / name for name in images), base / item["label"], fold, rois, annotated)
 
 
 def _refuse_missing(cases: Sequence[Case], path: Path) -> None:

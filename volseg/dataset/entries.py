@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from volseg.errors import DatasetError
@@ -26,6 +26,55 @@ def check_ignore_label(value: object, path: Path) -> int | None:
         return value
     msg = f"{path}: ignore_label is {value!r}; give a label value, e.g. 255"
     raise DatasetError(msg)
+
+
+def check_annotated(value: object, where: str) -> tuple[str | int, ...] | None:
+    """Names or values of the classes a case is annotated for, as a list gives them; None where it gives none, which means all.
+
+    Parameters
+    ----------
+    value : object
+        From the list.
+    where : str
+        File and item, for the message.
+
+    Raises
+    ------
+    DatasetError
+        When it is anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list) and value and all(isinstance(name, str) or type(name) is int for name in value):
+        return tuple(value)
+    msg = f'{where} has annotated {value!r}; list the names or values of the classes it is annotated for, e.g. ["liver"]'
+    raise DatasetError(msg)
+
+
+def annotated_values(annotated: Sequence[str | int], labels: Mapping[int, str], where: str) -> frozenset[int]:
+    """Label values of the classes a case is annotated for.
+
+    Parameters
+    ----------
+    annotated : sequence of str or int
+        Names or values.
+    labels : mapping of int to str
+        Name of each class by its value; 0 is background.
+    where : str
+        File and case, for the message.
+
+    Raises
+    ------
+    DatasetError
+        When one is no class, or is background.
+    """
+    values = {name: value for value, name in labels.items()}
+    foreign = [item for item in annotated if (values.get(item) if isinstance(item, str) else item if item in labels else None) in (None, 0)]
+    if foreign:
+        names = ", ".join(name for value, name in sorted(labels.items()) if value)
+        msg = f"{where} is said to be annotated for {foreign[0]!r}, but the classes are {names}; correct `annotated`"
+        raise DatasetError(msg)
+    return frozenset(values[item] if isinstance(item, str) else item for item in annotated)
 
 
 def check_rois(value: object, where: str) -> Mapping[str, int] | None:

@@ -20,7 +20,7 @@ SCHEMA = "volseg.evaluation/1"
 
 @dataclass(frozen=True)
 class Case:
-    """Scores of one pair of label maps, one for each evaluated label."""
+    """Scores of one pair of label maps, one for each evaluated label that the reference is annotated for."""
 
     name: str
     prediction: io.Source
@@ -53,7 +53,7 @@ class Evaluation:
     cases : tuple of Case
         In the order given.
     summary : tuple of LabelSummary
-        One for each label, ascending.
+        One for each label that any case was scored for, ascending.
     missing : tuple of Path
         References without a prediction; they are in no statistic.
     unmatched : tuple of Path
@@ -128,7 +128,8 @@ def summarise(
     labels = sorted({*given, *(label for case in agreements for label in case.agreements)} - {0})
     names = {label: given.get(label, str(label)) for label in labels}
     cases = tuple(Case(case.case, case.prediction, case.reference, str(case.grid), case.score(names)) for case in agreements)
-    summary = tuple(summarise_label([case.scores[position] for case in cases]) for position in range(len(labels)) if cases)
+    by_label = [[score for case in cases for score in case.scores if score.label == label] for label in labels]
+    summary = tuple(summarise_label(scores) for scores in by_label if scores)
     overall = summarise_overall([case.scores for case in cases])
     return Evaluation(cases, summary, tuple(missing), tuple(unmatched), overall, settings or Settings())
 

@@ -135,6 +135,8 @@ class CaseAgreement:
         The reference's grid.
     agreements : mapping of int to Agreement
         Of every label found in either map.
+    known : frozenset of int or None
+        Labels the reference is annotated for; no other is scored. None for all.
     """
 
     case: str
@@ -142,6 +144,7 @@ class CaseAgreement:
     reference: Source
     grid: Grid
     agreements: Mapping[int, Agreement]
+    known: frozenset[int] | None = None
 
     @property
     def overlaps(self) -> dict[int, Overlap]:
@@ -149,9 +152,10 @@ class CaseAgreement:
         return {label: agreement.overlap for label, agreement in self.agreements.items()}
 
     def score(self, names: Mapping[int, str]) -> tuple[LabelScore, ...]:
-        """Scores for exactly the labels of ``names``; one that occurs in neither map counts as two empty masks."""
+        """Scores for exactly the labels of ``names`` the reference is annotated for; one that occurs in neither map counts as two empty masks."""
         volume = self.grid.voxel_volume_ml
-        return tuple(LabelScore(label, name, self.agreements.get(label, Agreement()), volume) for label, name in names.items())
+        scored = {label: name for label, name in names.items() if self.known is None or label in self.known}
+        return tuple(LabelScore(label, name, self.agreements.get(label, Agreement()), volume) for label, name in scored.items())
 
 
 def score_pair(

@@ -71,7 +71,7 @@ class LabelSummary:
     name : str
         Its name, or the value as text.
     n_cases : int
-        Cases compared.
+        Cases compared: those whose reference is annotated for it.
     n_missed : int
         Cases with the label in the reference but not in the prediction (Dice 0).
     n_spurious : int
@@ -115,7 +115,7 @@ class LabelSummary:
 
 
 def summarise_label(scores: Sequence[LabelScore]) -> LabelSummary:
-    """Summarise the scores of one label, one from each case (at least one)."""
+    """Summarise the scores of one label, one from each case that has it (at least one)."""
     notes = [score.note for score in scores]
     values = [score.metrics() for score in scores]
     return LabelSummary(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+from volseg.dataset.entries import annotated_values
 from volseg.errors import DatasetError, InputError
 from volseg.evaluation.evaluation import Evaluation, summarise
 from volseg.evaluation.metrics.settings import Settings
@@ -38,7 +40,7 @@ def evaluate_pairs(
     Parameters
     ----------
     pairs : iterable of Pair
-        Cases; read as they are iterated, so a progress bar can wrap them.
+        Cases; read as they are iterated, so a progress bar can wrap them. Those that are annotated for some classes only are scored for these, and need ``label_names``.
     label_names : mapping of int to str, optional
         Names by label value. Without any, every label found is scored and named by its value; with some, a map that holds another one is an error.
     settings : Settings, optional
@@ -57,12 +59,12 @@ def evaluate_pairs(
     GeometryError
         If the maps of a pair do not lie on one grid.
     InputError
-        If a file cannot be read or is not a label map, or holds a label that is not named.
+        If a file cannot be read or is not a label map, or holds a label that is not named, or one that it is said not to be annotated for.
     DatasetError
         If several of these happened, all of them in ``problems``.
     """
     told = settings or Settings()
-    outcomes = list(_compare_all(pairs, told, rois, scans, ignore_label))
+    outcomes = list(_compare_all(pairs, label_names or {}, told, rois, scans, ignore_label))
     problems = [problem for name, outcome in outcomes for problem in _problems(name, outcome, label_names or {})]
     if len(problems) > 1:
         msg = f"{len(problems)} problems in {len({name for name, _ in problems})} of {len(outcomes)} cases; put them right or take these cases out of the folders, then run again"
@@ -72,29 +74,37 @@ def evaluate_pairs(
     return summarise([outcome for _, outcome in outcomes if isinstance(outcome, CaseAgreement)], label_names, settings=told, missing=missing, unmatched=unmatched)
 
 
-def _compare_all(pairs: Iterable[Pair], settings: Settings, rois: Mapping[str, int] | None, scans: Path | None, ignore_label: int | None) -> Iterator[tuple[str, Outcome]]:
+def _compare_all(
+    pairs: Iterable[Pair], names: Mapping[int, str], settings: Settings, rois: Mapping[str, int] | None, scans: Path | None, ignore_label: int | None
+) -> Iterator[tuple[str, Outcome]]:
     """The outcome of each pair, in their order."""
     # Files are read in one thread: the DICOM libraries silence warnings in a way that is not safe in several.
-    waiting: deque[tuple[str, Future[CaseAgreement] | InputError]] = deque()
+    waiting: deque[tuple[Pair, frozenset[int] | None, Future[CaseAgreement] | InputError]] = deque()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for pair in pairs:
+            known = None
             try:
-                waiting.append((pair.case, pool.submit(compare_volumes, *read_pair(pair, rois, scans, ignore_label), pair.case, settings)))
+                known = None if pair.annotated is None else annotated_values(pair.annotated, names, f"{pair.reference}: this label map")
+                waiting.append((pair, known, pool.submit(compare_volumes, *read_pair(pair, rois, scans, ignore_label), pair.case, settings)))
             except InputError as error:
-                waiting.append((pair.case, error))
+                waiting.append((pair, known, error))
             if len(waiting) == AT_ONCE:
                 yield _finish(*waiting.popleft())
         while waiting:
             yield _finish(*waiting.popleft())
 
 
-def _finish(case: str, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:
+def _finish(pair: Pair, known: frozenset[int] | None, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:
     if isinstance(pending, InputError):
-        return case, pending
+        return pair.case, pending
     try:
-        return case, pending.result()
+        agreement = replace(pending.result(), known=known)
     except InputError as error:
-        return case, error
+        return pair.case, error
+    strange = [] if known is None else [label for label, overlap in agreement.overlaps.items() if overlap.referenced and label not in known]
+    if strange:
+        return pair.case, InputError(f"{pair.reference}: holds label {strange[0]}, for which it is said not to be annotated; correct `annotated` in the list, or the file")
+    return pair.case, agreement
 
 
 def _problems(name: str, outcome: Outcome, names: Mapping[int, str]) -> list[tuple[str, InputError]]:

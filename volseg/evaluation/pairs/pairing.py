@@ -48,12 +48,15 @@ class Reference:
         The images themselves, the first channel first.
     rois : mapping of str to int, or None
         Regions to take of a DICOM object, and their label values; None takes all.
+    annotated : tuple of str or int, or None
+        Names or values of the classes it is annotated for; None for all.
     """
 
     path: Path
     aliases: tuple[str, ...] = ()
     images: tuple[Path, ...] = ()
     rois: Mapping[str, int] | None = None
+    annotated: tuple[str | int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ class References:
 
 @dataclass(frozen=True)
 class Pair:
-    """One case: a prediction and the reference to compare it with, of which ``rois`` are taken where it is a DICOM object (None: all)."""
+    """One case: a prediction and the reference to compare it with, of which ``rois`` are taken where it is a DICOM object, and which is annotated for some classes (None: all)."""
 
     case: str
     prediction: Path
     reference: Path
     rois: Mapping[str, int] | None = None
+    annotated: tuple[str | int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,8 @@ def pair_files(predictions: Sequence[Path], references: Sequence[Reference]) -> 
         )
         raise InputError(msg)
     cases = _case_names(list(taken))
-    rois = {reference.path: reference.rois for reference in references}
-    pairs = sorted((Pair(cases[reference], prediction, reference, rois[reference]) for reference, prediction in taken.items()), key=lambda pair: pair.case)
+    told = {reference.path: reference for reference in references}
+    pairs = sorted((Pair(cases[path], prediction, path, told[path].rois, told[path].annotated) for path, prediction in taken.items()), key=lambda pair: pair.case)
     return Pairing(
         tuple(pairs),
         tuple(prediction for prediction, reference in partners.items() if reference is None),
@@ -261,7 +265,7 @@ def _case_names(references: Sequence[Path]) -> dict[Path, str]:
 
 
 def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) -> Reference:
-    from volseg.dataset.entries import check_rois
+    from volseg.dataset.entries import check_annotated, check_rois
 
     if not isinstance(item, Mapping) or not isinstance(item.get("label"), str):
         msg = f'{description}: an item of "training" names no label: {item!r}; expected {{"image": ..., "label": ...}}'
@@ -270,10 +274,11 @@ def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) ->
     if not path.exists():
         msg = f"{description}: the listed label {item['label']} is not there; copy it into the dataset or take it off the list"
         raise DatasetError(msg)
-    rois = check_rois(item.get("rois", rois), f"{description}: the item of {item['label']}")
+    where = f"{description}: the item of {item['label']}"
+    rois, annotated = check_rois(item.get("rois", rois), where), check_annotated(item.get("annotated"), where)
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
-    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois)
+    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois, annotated)
 
 
 def _aliases(folder: Path, image: str) -> list[str]:

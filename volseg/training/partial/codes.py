@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.dataset import Case
+from volseg.dataset.entries import annotated_values
 from volseg.errors import DatasetError
 from volseg.geometry import Grid
 from volseg.io import load_label, save_label
@@ -95,13 +96,7 @@ def may_be(case: Case, labels: Mapping[int, str], path: Path) -> tuple[int, ...]
     """Classes that the unlabelled voxels of a case may belong to: background, and whatever the case is not annotated for."""
     if case.annotated is None:
         return (0,)
-    values = {name: value for value, name in labels.items()}
-    known = {values.get(item, item) if isinstance(item, str) else item for item in case.annotated}
-    foreign = [item for item in known if item not in labels or item == 0]
-    if foreign:
-        names = ", ".join(name for value, name in sorted(labels.items()) if value)
-        msg = f"{path}: case {case.name} is said to be annotated for {foreign[0]!r}, but the bundle's classes are {names}; correct `annotated`"
-        raise DatasetError(msg)
+    known = annotated_values(case.annotated, labels, f"{path}: case {case.name}")
     return tuple(value for value in sorted(labels) if value == 0 or value not in known)
 
 

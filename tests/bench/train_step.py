@@ -1,4 +1,4 @@
-"""Time of one training step of ct_tumor's network for each memory layout and number format.
+"""Time of one training step of a bundle's network for each memory layout and number format, and on a CPU with freed memory kept as `volseg train` does.
 
     python tests/bench/train_step.py
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from monai.networks.nets import DynUNet
 
 from volseg.bundle import find_bundle
 from volseg.inference.device import autocast, describe_device, select_device
+from volseg.training.heap import freed_memory_kept
 
 
 def step_seconds(network: torch.nn.Module, patch: torch.Tensor, precision: str, steps: int) -> float:
@@ -50,11 +52,16 @@ def main() -> None:
     device = select_device(arguments.device)
     print(f"{describe_device(device)}, torch {torch.__version__}, 2 patches of {config['patch_size']}, median of {arguments.steps} steps")
     for precision in arguments.precisions:
-        for name, layout in (("contiguous", torch.contiguous_format), ("channels last", torch.channels_last_3d)):
+        for name, layout, keeping in (
+            ("contiguous", torch.contiguous_format, nullcontext),
+            ("channels last", torch.channels_last_3d, nullcontext),
+            *([("channels last, memory kept", torch.channels_last_3d, freed_memory_kept)] if device.type == "cpu" else []),
+        ):
             torch.manual_seed(0)
             network = DynUNet(**settings).to(device).to(memory_format=layout)
             patch = torch.randn(2, settings["in_channels"], *config["patch_size"], device=device)
-            print(f"{precision:<6}{name:<15}{step_seconds(network, patch, precision, arguments.steps):8.3f} s")
+            with keeping():
+                print(f"{precision:<6}{name:<28}{step_seconds(network, patch, precision, arguments.steps):8.3f} s")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     from volseg.inference.device import describe_device, select_device, select_precision
     from volseg.training.average import bare
     from volseg.training.build import build_engines, inference_network, join_ranks
+    from volseg.training.heap import freed_memory_kept
     from volseg.training.loop import LoopSettings, TrainingLoop
     from volseg.training.validation import Validator
 
@@ -194,7 +196,8 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     if resumed:
         loop.restore(*resumed)
         reporter.message(f"resuming after epoch {resumed[0].epoch}")
-    end = loop.run()
+    with freed_memory_kept() if device.type == "cpu" else nullcontext():
+        end = loop.run()
     result = TrainingResult(folder, folder / BEST, end.epoch, end.elapsed_s, loop.stopped_by, end.best_metric, end.best_epoch)
     if place.is_first:
         _conclude(result, record | {"validation_s": end.validation_s})

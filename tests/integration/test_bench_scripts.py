@@ -252,7 +252,7 @@ def test_time_to_accuracy_on_a_toy(tmp_path):
 
 
 def test_recipes_on_a_toy(tmp_path):
-    """Each optimiser trains what it says it does, and averaged and last weights are scored on the cases of the fold."""
+    """Each recipe trains what it says it does, and averaged and last weights are scored on the cases of the fold."""
     from volseg.planning import plan
     from volseg.synthetic import write_dataset
 
@@ -260,11 +260,15 @@ def test_recipes_on_a_toy(tmp_path):
     plan(tmp_path / "data", tmp_path / "planned", device="cpu", preset="fast")
     done = run_script("recipe.py", str(tmp_path / "data"), "--bundle", str(tmp_path / "planned"), "--work", str(tmp_path / "work"), "--time-limit", "4s", "--fold", "1")
     assert done.returncode == 0, done.stderr
-    used = {recipe: json.loads((tmp_path / "work" / recipe / "config.json").read_text())["optimizer"] for recipe in ("AdamW", "SGD")}
-    assert {recipe: config["_target_"].rpartition(".")[2] for recipe, config in used.items()} == {"AdamW": "AdamW", "SGD": "SGD"}
+    recipes = ("AdamW", "SGD", "full augmentation")
+    configs = {recipe: json.loads((tmp_path / "work" / recipe.replace(" ", "_") / "config.json").read_text()) for recipe in recipes}
+    used = {recipe: config["optimizer"] for recipe, config in configs.items()}
+    assert {recipe: config["_target_"].rpartition(".")[2] for recipe, config in used.items()} == {"AdamW": "AdamW", "SGD": "SGD", "full augmentation": "AdamW"}
+    assert configs["full augmentation"]["augmentation_ramp"] == 0
+    assert configs["AdamW"]["augmentation_ramp"] == configs["SGD"]["augmentation_ramp"] > 0
     assert (used["SGD"]["lr"], used["SGD"]["momentum"], used["SGD"]["nesterov"], used["SGD"]["weight_decay"]) == (0.01, 0.99, True, 3e-5)
     found = json.loads((tmp_path / "work" / "recipe.json").read_text())
-    assert [(run["recipe"], run["weights"]) for run in found] == [(recipe, weights) for recipe in ("AdamW", "SGD") for weights in ("averaged", "last step")]
+    assert [(run["recipe"], run["weights"]) for run in found] == [(recipe, weights) for recipe in recipes for weights in ("averaged", "last step")]
     assert all(len(cases) == 1 for run in found for cases in run["dice"].values())
     assert "| AdamW, averaged - SGD, averaged | " in done.stdout
 

@@ -126,3 +126,44 @@ def test_transforms_that_do_not_run_on_batches_stay_stock(bundle, dataset, tmp_p
     config = config_of(result.run_dir)
     assert config["train"]["dataset"]["_target_"] == PATCHES
     assert "prepare_batch" not in config["train"]["trainer"]
+
+
+def with_ramp(bundle: Path, folder: Path, passes: object) -> Path:
+    own = shutil.copytree(bundle, folder)
+    config = json.loads((own / "configs" / "train.json").read_text())
+    (own / "configs" / "train.json").write_text(json.dumps({**config, "augmentation_ramp": passes}))
+    return own
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_augmentation_grows_with_the_passes_over_the_cases(cached, bundle, dataset, tmp_path, workers):
+    """At the foot of an endless ramp a training is one without augmentation, at the head of a short one it is the training without a ramp."""
+    random = config_of(cached[0].run_dir)["train"]["random_transforms"]
+    off = {f"train#random_transforms#{number}#prob": 0.0 for number, step in enumerate(random) if "prob" in step and step["_target_"] != "RandFlipd"}
+    assert off
+    loading = {"train#dataloader#num_workers": workers}
+    words = Words()
+    endless = train(with_ramp(bundle, tmp_path / "endless", 1e12), dataset, tmp_path / "a", epochs=2, device="cpu", cache=cached[2], settings=loading, reporter=words)
+    plain = train(bundle, dataset, tmp_path / "b", epochs=2, device="cpu", cache=cached[2], settings=off)
+    short = train(with_ramp(bundle, tmp_path / "short", 1e-9), dataset, tmp_path / "c", epochs=2, device="cpu", cache=cached[2], settings=loading)
+    assert any("augmentation grows" in line for line in words.lines)
+    for one, other in ((endless, plain), (short, cached[0])):
+        for name, tensor in weights_of(one.run_dir).items():
+            assert torch.equal(tensor, weights_of(other.run_dir)[name]), name
+    assert any(not torch.equal(tensor, weights_of(short.run_dir)[name]) for name, tensor in weights_of(endless.run_dir).items())
+
+
+def test_augmentation_that_cannot_grow_is_told(bundle, dataset, tmp_path):
+    own = with_ramp(bundle, tmp_path / "own", 10)
+    config = json.loads((own / "configs" / "train.json").read_text())
+    config["train"]["random_transforms"].append({"_target_": "RandCoarseDropoutd", "keys": "image", "holes": 1, "spatial_size": 2, "prob": 0.5})
+    (own / "configs" / "train.json").write_text(json.dumps(config))
+    words = Words()
+    train(own, dataset, tmp_path / "run", epochs=1, device="cpu", reporter=words, settings={"train#dataloader#num_workers": 1})
+    assert any("augmentation is full from the first step" in line for line in words.lines)
+
+
+@pytest.mark.parametrize("passes", [-1, "50", True, None])
+def test_a_ramp_is_a_number(bundle, dataset, tmp_path, passes):
+    with pytest.raises(BundleError, match="`augmentation_ramp` is"):
+        train(with_ramp(bundle, tmp_path / "own", passes), dataset, tmp_path / "run", epochs=1, device="cpu")

@@ -152,6 +152,7 @@ class Plan:
             "batch_size": self.batch_size,
             "crop_size": list(self.variation.crop),
             "mirror_axes": list(self.variation.mirror),
+            "augmentation_ramp": self.variation.ramp,
             "iterations_per_epoch": self.iterations_per_epoch,
             "max_epochs": self.max_epochs,
             "val_interval": self.val_interval,

@@ -172,6 +172,12 @@ def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
             SAME,
         ),
         Choice(
+            "growth of rotation, scaling and changes of intensity",
+            f"from none to these probabilities over {variation.ramp} passes over the cases",
+            "a network that has seen a case a few times does not know it by heart, and learns faster from the case as it is; plain MONAI and MONAI Label begin with all of it",
+            "all from the first step",
+        ),
+        Choice(
             "loss", f"Dice{' over the batch' if plan.batch_dice else ''} + cross-entropy", _dice_reason(plan), f"Dice of each {'batch' if peer.needs_low_resolution else 'patch'}"
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -11,8 +12,12 @@ import torch
 from volseg.bundle import Bundle
 from volseg.errors import BundleError, InputError, root_cause
 from volseg.inference.device import autocast
+from volseg.training.augmentation import AugmentedBatch
+from volseg.training.augmentation.ramp import AugmentationRamp
+from volseg.training.chain import RANDOM
 from volseg.training.config import EVALUATOR, TRAINER, RunConfig
 from volseg.training.distributed import Ranks
+from volseg.training.progress import Reporter
 from volseg.training.schedule import Schedule
 
 
@@ -99,6 +104,35 @@ def join_ranks(trainer: Any, place: Ranks, device: torch.device) -> None:
         raise InputError(msg)
     if not place.is_alone:
         trainer.network = torch.nn.parallel.DistributedDataParallel(trainer.network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def build_ramp(config: RunConfig, trainer: Any, cases: int, processes: int, reporter: Reporter) -> AugmentationRamp | None:
+    """The growth of augmentation a config asks for (:mod:`volseg.training.augmentation.ramp`), or None.
+
+    Parameters
+    ----------
+    config : RunConfig
+        After :func:`build_engines`.
+    trainer : monai.engines.Trainer
+        Of those engines.
+    cases : int
+        Training cases.
+    processes : int
+        Processes that share an epoch.
+    reporter : Reporter
+        Told of it, or why augmentation does not grow.
+    """
+    passes = config.ramp_passes
+    if not passes:
+        return None
+    loader, transforms = trainer.data_loader, config.parser.get_parsed_content(RANDOM) if config.parser.get(RANDOM) else None
+    if transforms is None or (loader.num_workers and not isinstance(trainer.prepare_batch, AugmentedBatch)):
+        why = f"the config has no `{RANDOM}`" if transforms is None else "its transforms run in processes of the data loader"
+        reporter.message(f"augmentation is full from the first step: {why}")
+        return None
+    per_epoch = len(loader) * (loader.batch_size or 1) * processes / cases
+    reporter.message(f"augmentation grows to its full probabilities over {passes:g} passes over the cases ({ceil(passes / per_epoch)} epochs)")
+    return AugmentationRamp(transforms, passes, per_epoch)
 
 
 def inference_network(bundle: Bundle) -> Any:

@@ -36,6 +36,9 @@ FILLED_IN = {
 TRAINER = "train#trainer"
 EVALUATOR = "validate#evaluator"
 
+RAMP = "augmentation_ramp"
+"""Id of a number: passes over the training cases in which augmentation grows to its full probabilities (:mod:`volseg.training.augmentation.ramp`). Plain MONAI ignores it."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -53,6 +56,8 @@ class RunConfig:
         Epochs between validations.
     schedule_by_step : bool
         Whether the scheduler was made to be stepped every iteration (``LrScheduleHandler`` with ``epoch_level: false``) rather than every epoch.
+    ramp_passes : float
+        Passes over the training cases until augmentation is full (:data:`RAMP`); 0 for none.
     """
 
     parser: ConfigParser
@@ -60,6 +65,7 @@ class RunConfig:
     has_validation: bool
     val_interval: int
     schedule_by_step: bool = False
+    ramp_passes: float = 0.0
 
 
 def prepare_config(
@@ -135,7 +141,7 @@ def prepare_config(
     has_validation = bool(validation) and parser.get(EVALUATOR) is not None
     interval = parser.get_parsed_content("val_interval") if parser.get("val_interval") is not None else 1
     _drop_handlers(parser, "train#handlers", frozenset({"ValidationHandler"}))
-    return RunConfig(parser, scheduler_id, has_validation, int(interval), by_step)
+    return RunConfig(parser, scheduler_id, has_validation, int(interval), by_step, _ramp_passes(parser, bundle))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -194,6 +200,14 @@ def _take_scheduler(parser: ConfigParser, bundle: Bundle) -> tuple[str | None, b
             msg = f"{bundle.train_config}: LrScheduleHandler must name its scheduler by reference ('@lr_scheduler'), so that volseg can drive it; got {reference!r}"
             raise BundleError(msg)
     return None, False
+
+
+def _ramp_passes(parser: ConfigParser, bundle: Bundle) -> float:
+    value = parser.get(RAMP, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        msg = f"{bundle.train_config}: `{RAMP}` is {value!r}; give the passes over the training cases until augmentation is full, 0 for none"
+        raise BundleError(msg)
+    return float(value)
 
 
 def _class_name(component: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
+from volseg.training.augmentation.ramp import AugmentationRamp
 from volseg.training.average import WeightAverage, bare
 from volseg.training.checkpoint import BEST, FINAL, LAST, Position, detached_state, inference_weights, save_last, save_torch
 from volseg.training.distributed import ALONE, Ranks, agree
@@ -50,6 +51,8 @@ class LoopSettings:
         Epochs without a better key metric before stopping (looked at after each validation).
     average : bool
         Validate and keep the running average of the weights (:class:`WeightAverage`) rather than the weights of the last step.
+    ramp : AugmentationRamp or None
+        Augmentation that grows from epoch to epoch.
     place : Ranks
         This process; only the first writes.
     """
@@ -61,6 +64,7 @@ class LoopSettings:
     seed: int = 0
     patience: int | None = None
     average: bool = True
+    ramp: AugmentationRamp | None = None
     place: Ranks = ALONE
 
 
@@ -170,6 +174,8 @@ class TrainingLoop:
         transform = getattr(loader.dataset, "transform", None)
         if transform is not None and hasattr(transform, "set_random_state"):
             transform.set_random_state(seed)
+        if self._settings.ramp is not None:
+            self._settings.ramp.start_epoch(epoch)
         self._losses: list[float] = []
         self._waited_s = 0.0
         self._rate = float(self._trainer.optimizer.param_groups[0]["lr"])

@@ -161,7 +161,7 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
 
     from volseg.inference.device import describe_device, select_device, select_precision
     from volseg.training.average import bare
-    from volseg.training.build import build_engines, inference_network, join_ranks
+    from volseg.training.build import build_engines, build_ramp, inference_network, join_ranks
     from volseg.training.heap import freed_memory_kept
     from volseg.training.loop import LoopSettings, TrainingLoop
     from volseg.training.validation import Validator
@@ -191,7 +191,8 @@ def _run(bundle: Bundle, folder: Path, sources: Sources, options: Options, track
     validator = None if engines.evaluator is None else Validator(engines.evaluator, config.val_interval, names)
     limits = Limits(int(engines.trainer.state.max_epochs), options.time_limit_s)
     inference_names = frozenset(inference_network(bundle).state_dict())
-    chosen = LoopSettings(limits, folder, identity, inference_names, options.seed, options.patience, options.average, place)
+    ramp = build_ramp(config, engines.trainer, len(sources.training), place.count, reporter)
+    chosen = LoopSettings(limits, folder, identity, inference_names, options.seed, options.patience, options.average, ramp, place)
     loop = TrainingLoop(engines.trainer, validator, engines.schedule, chosen, reporter=reporter, on_epoch=_both(table.add, tracker.epoch))
     if resumed:
         loop.restore(*resumed)

@@ -33,6 +33,7 @@ def train_config(plan: Plan) -> Config:
         "iterations_per_epoch": plan.iterations_per_epoch,
         "batch_size": plan.batch_size,
         "val_interval": plan.val_interval,
+        "augmentation_ramp": plan.variation.ramp,
         "spacing": spacing,
         "patch_size": list(plan.patch),
         "crop_size": list(plan.variation.crop),

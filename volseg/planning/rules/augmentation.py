@@ -23,6 +23,10 @@ FEW_CASES = 50
 SPATIAL_PROBABILITY_FEW = 0.6
 """volseg's own: below :data:`FEW_CASES` training cases a network overfits within minutes, and patches are varied more often."""
 
+RAMP_PASSES = 50
+"""volseg's own: augmentation grows to its full probabilities over so many passes over the cases. Before, a network does not know its cases by heart, and to vary them costs more
+than it saves (``tests/bench/recipe.py``); nnU-Net, which makes thousands of passes, varies them from the first."""
+
 OVERSAMPLED = 0.33
 """Share of a batch that is centred on foreground (nnU-Net's oversample_foreground_percent); of a batch of two it is one."""
 
@@ -53,6 +57,8 @@ class Variation:
         Largest angle (radians).
     probability : float
         Of a rotation and scaling.
+    ramp : int
+        Passes over the cases until ``probability``, and those of the changes of intensity, are reached.
     mirror : tuple of int
         Axes along which patches are mirrored.
     sided : tuple of int
@@ -64,6 +70,7 @@ class Variation:
     plane_axis: int | None
     rotation: float
     probability: float
+    ramp: int
     mirror: tuple[int, ...]
     sided: tuple[int, ...]
 
@@ -103,6 +110,7 @@ def plan_variation(
         plane_axis=thick if flat else None,
         rotation=pi if flat and not sided else ROTATION,
         probability=SPATIAL_PROBABILITY_FEW if cases < FEW_CASES else SPATIAL_PROBABILITY,
+        ramp=RAMP_PASSES,
         mirror=tuple(axis for axis in possible if axis not in sided),
         sided=sided,
     )

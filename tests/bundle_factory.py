@@ -77,12 +77,14 @@ TINY_NETWORK = {
 DEEP_SUPERVISION = {"deep_supervision": True, "deep_supr_num": 2}
 
 
-def tiny_bundle(folder: Path, *, weights: bool = False, name: str = "tiny") -> Path:
-    """ct_tumor with a U-Net of a few thousand weights, 16-voxel patches at 8 mm, and two epochs."""
+def tiny_bundle(folder: Path, *, weights: bool = False, name: str = "tiny", ramp: float = 0) -> Path:
+    """ct_tumor with a U-Net of a few thousand weights, 16-voxel patches at 8 mm, two epochs, and augmentation that grows over so many passes, if any."""
     bundle = copy_bundle(folder, name)
     small = {"spacing": [8.0, 8.0, 8.0], "patch_size": [16, 16, 16]}
     edit_config(bundle, "inference", network_def=TINY_NETWORK, **small)
     edit_config(bundle, "train", network_def=TINY_NETWORK | DEEP_SUPERVISION, **small, crop_size=[20, 20, 20], val_interval=1, train__trainer__max_epochs=2)
+    if ramp:
+        edit_config(bundle, "train", augmentation_ramp=ramp)
     if weights:
         import torch
         from monai.networks.nets import DynUNet

@@ -56,6 +56,9 @@ def train(recipe: str, options: argparse.Namespace) -> None:
     """Train the fold by one recipe, or go on with it."""
     run = options.work / recipe.replace(" ", "_")
     if (run / "final.pt").exists():
+        asked = json.loads((options.bundle / "configs" / "train.json").read_text()).get("augmentation_ramp", 0) if recipe != "full augmentation" else 0
+        if json.loads((run / "config.json").read_text()).get("augmentation_ramp", 0) != asked:
+            sys.exit(f"{run}: was trained with another growth of augmentation; give another --work")
         return
     run.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "volseg", "train", str(options.bundle), "--data", str(options.dataset), "--fold", str(options.fold), "-o", str(run), "--device", "cpu"]

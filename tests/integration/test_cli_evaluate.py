@@ -541,3 +541,39 @@ def test_a_label_no_case_is_annotated_for_is_in_no_table(capsys, tmp_path):
     assert code == 0, err
     assert [label["name"] for label in json.loads((tmp_path / "r.json").read_text())["summary"]] == ["spleen"]
     assert "liver" not in text
+
+
+def test_what_a_case_is_annotated_for_without_names_or_under_others(capsys, tmp_path):
+    """Values need no names; names are those of the list, whatever --labels calls them, or else those of --labels."""
+    out, listing = partly_annotated(tmp_path, ["spleen"])
+
+    def mean_of_last(*options: object) -> tuple[str, float]:
+        code, text, err = run(capsys, out, listing, "--json", *options)
+        assert code == 0, err
+        label = json.loads(text)["summary"][-1]
+        return label["name"], label["dice"]["mean"]
+
+    assert mean_of_last("--labels", "1=Leber,2=Milz") == ("Milz", pytest.approx(0.75))
+    content = json.loads(listing.read_text())
+    del content["labels"]
+    listing.write_text(json.dumps(content))
+    assert mean_of_last("--labels", "1=liver,2=spleen") == ("spleen", pytest.approx(0.75))
+    code, _, err = run(capsys, out, listing)
+    assert code == 2
+    assert "annotated for 'spleen', but no label has a name; name them with --labels" in err
+    content["training"][1]["annotated"] = [2]
+    listing.write_text(json.dumps(content))
+    assert mean_of_last() == ("2", pytest.approx(0.75))
+    document = json.loads(run(capsys, out, listing, "--json")[1])
+    assert document["n_partly_annotated"] == 1
+
+
+def test_the_picture_of_a_partly_annotated_case_shows_what_is_scored(capsys, tmp_path, monkeypatch):
+    """The liver that the model marks and nobody drew is in no picture."""
+    drawn = []
+    monkeypatch.setattr("volseg.report.evaluation_pictures.draw_disagreement", lambda found, truth, *rest: drawn.append((found, truth)) or [])
+    out, listing = partly_annotated(tmp_path, ["spleen"])
+    code, _, err = run(capsys, out, listing, "-o", tmp_path / "r.json")
+    assert code == 0, err
+    assert [sorted(np.unique(found)) for found, _ in drawn] == [[0, 1, 2], [0, 2]]
+    assert "1 of the cases are annotated for some labels only" in (tmp_path / "r.html").read_text()

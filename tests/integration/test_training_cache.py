@@ -153,14 +153,35 @@ def test_augmentation_grows_with_the_passes_over_the_cases(cached, bundle, datas
     assert any(not torch.equal(tensor, weights_of(short.run_dir)[name]) for name, tensor in weights_of(endless.run_dir).items())
 
 
-def test_augmentation_that_cannot_grow_is_told(bundle, dataset, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda listed, size: [*listed, {"_target_": "RandCoarseDropoutd", "keys": "image", "holes": 1, "spatial_size": 2, "prob": 0.5}], "in processes of the data loader"),
+        (lambda listed, size: [{"_target_": "RandAffined", "keys": ["image", "label"], "prob": 0.3, "spatial_size": size}], "in processes of the data loader"),
+        (lambda listed, size: [listed[0], {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5}], "nothing in `train#random_transforms` can grow"),
+    ],
+    ids=["no batch's", "the first one", "mirrors"],
+)
+def test_augmentation_that_cannot_grow_is_told(bundle, dataset, tmp_path, change, words):
+    """What the loader's processes run has the probabilities it was copied with: all of it where a transform is not known for batches, and always the first one."""
     own = with_ramp(bundle, tmp_path / "own", 10)
     config = json.loads((own / "configs" / "train.json").read_text())
-    config["train"]["random_transforms"].append({"_target_": "RandCoarseDropoutd", "keys": "image", "holes": 1, "spatial_size": 2, "prob": 0.5})
+    config["train"]["random_transforms"] = change(config["train"]["random_transforms"], config["patch_size"])
+    config["crop_size"] = config["patch_size"]
     (own / "configs" / "train.json").write_text(json.dumps(config))
-    words = Words()
-    train(own, dataset, tmp_path / "run", epochs=1, device="cpu", reporter=words, settings={"train#dataloader#num_workers": 1})
-    assert any("augmentation is full from the first step" in line for line in words.lines)
+    told = Words()
+    train(own, dataset, tmp_path / "run", epochs=1, device="cpu", reporter=told, settings={"train#dataloader#num_workers": 1})
+    (line,) = (line for line in told.lines if line.startswith("augmentation is full from the first step"))
+    assert words in line
+
+
+def test_augmentation_grows_without_the_cache_too(bundle, dataset, tmp_path):
+    random = json.loads((bundle / "configs" / "train.json").read_text())["train"]["random_transforms"]
+    off = {f"train#random_transforms#{number}#prob": 0.0 for number, step in enumerate(random) if "prob" in step and step["_target_"] != "RandFlipd"}
+    endless = train(bundle, dataset, tmp_path / "a", epochs=1, device="cpu", cache=False, settings={"augmentation_ramp": 1e12})
+    plain = train(bundle, dataset, tmp_path / "b", epochs=1, device="cpu", cache=False, settings=off)
+    for name, tensor in weights_of(endless.run_dir).items():
+        assert torch.equal(tensor, weights_of(plain.run_dir)[name]), name
 
 
 @pytest.mark.parametrize("passes", [-1, "50", True, None])

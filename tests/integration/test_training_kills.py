@@ -64,7 +64,7 @@ print(json.dumps({"reached": reached}))
 
 def kill(kills: int, tmp_path, seed: int) -> list[int | None]:
     """Kill a training so often, then let it end; compares everything a run leaves with that of an uninterrupted one."""
-    bundle = tiny_bundle(tmp_path)
+    bundle = tiny_bundle(tmp_path, ramp=EPOCHS)
     write_dataset(tmp_path / "data", 5, seed=1, shape=(48, 40, 20), spacing=(3, 3, 7))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLER, str(bundle), str(tmp_path / "data"), str(tmp_path / "run"), str(kills), str(EPOCHS), str(seed)]

@@ -37,7 +37,7 @@ main(sys.argv[1:])
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    bundle = tiny_bundle(folder)
+    bundle = tiny_bundle(folder, ramp=5)
     write_dataset(folder / "data", 10, seed=3, shape=(48, 40, 20), spacing=(3, 3, 7))
     (folder / "worker.py").write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(folder / "worker.py")]
@@ -69,6 +69,7 @@ def test_only_the_first_speaks_and_writes(together):
     assert record["processes"] == 2
     # Eight cases train, two a step in each of two processes.
     assert "2 epochs of 2 steps" in done.stderr
+    assert "over 5 passes over the cases (5 epochs)" in done.stderr
     rows = list(csv.DictReader((folder / "run" / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(0 <= float(row["val_mean_dice"]) <= 1 for row in rows)

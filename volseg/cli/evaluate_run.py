@@ -151,6 +151,8 @@ def _draw_worst(evaluation: Evaluation, pairing: Pairing, task: Task, ignored: i
 
 
 def _draw_case(case: Case, pair: Pair, task: Task, ignored: int | None, image: Path | None) -> WorstCase:
+    import numpy as np
+
     from volseg import io
     from volseg.evaluation.labels import label_array
     from volseg.evaluation.pairs.reading import read_pair
@@ -168,7 +170,11 @@ def _draw_case(case: Case, pair: Pair, task: Task, ignored: int | None, image: P
             # All numbers are there by now; a picture without its scan is no reason to throw them away.
             ground = f"The scan cannot be read: {error}"
     names = {score.label: score.name for score in case.scores}
-    return WorstCase(case, draw_disagreement(on_grid_of(reference, prediction), label_array(reference), reference.grid, names, scan), ground)
+    found, truth = on_grid_of(reference, prediction), label_array(reference)
+    if pair.annotated is not None:
+        # What is not scored is not drawn either, and chooses no plane.
+        found = np.where(np.isin(found, list(names)), found, 0)
+    return WorstCase(case, draw_disagreement(found, truth, reference.grid, names, scan), ground)
 
 
 def _write_report(task: Task, path: Path, evaluation: Evaluation, worst: list[WorstCase], other: Evaluation | None, comparison: Comparison | None) -> None:

@@ -23,6 +23,8 @@ def print_tables(evaluation: Evaluation, console: Console) -> None:
     summary = [[label.name, *map(str, (label.dice.n, label.dice.n_undefined, label.n_missed, label.n_spurious)), *_statistics(label.dice)] for label in evaluation.summary]
     console.table("Dice per label", [Column("label"), *(Column(text, True) for text in statistics)], summary)
     _print_metrics(evaluation, console)
+    if evaluation.partly_annotated:
+        console.say(f"{evaluation.partly_annotated} of {len(evaluation.cases)} cases are annotated for some labels only, and scored for these.")
     if not evaluation.summary:
         console.say("No label in any prediction or reference: nothing to score.")
 

@@ -27,6 +27,7 @@ class Case:
     reference: io.Source
     grid: str
     scores: tuple[LabelScore, ...]
+    is_partly_annotated: bool = False
 
     @property
     def mean_dice(self) -> float | None:
@@ -77,6 +78,11 @@ class Evaluation:
         means = [label.dice.mean for label in self.summary if label.dice.mean is not None]
         return sum(means) / len(means) if means else None
 
+    @property
+    def partly_annotated(self) -> int:
+        """Cases whose reference is annotated for some labels only, and which are scored for these."""
+        return sum(case.is_partly_annotated for case in self.cases)
+
     def worst(self, count: int) -> tuple[Case, ...]:
         """The cases of lowest mean Dice, the worst first; a case without any Dice is not among them."""
         scored = [(value, case) for case in self.cases if (value := case.mean_dice) is not None]
@@ -90,6 +96,7 @@ class Evaluation:
             "grid_tolerance_mm": GRID_TOLERANCE_MM,
             "settings": self.settings.to_dict(),
             "n_cases": len(self.cases),
+            "n_partly_annotated": self.partly_annotated,
             "mean_dice": self.mean_dice,
             "summary": [label.to_dict() for label in self.summary],
             "overall": {key: asdict(distribution) for key, distribution in self.overall.items()},
@@ -127,7 +134,7 @@ def summarise(
     given = label_names or {}
     labels = sorted({*given, *(label for case in agreements for label in case.agreements)} - {0})
     names = {label: given.get(label, str(label)) for label in labels}
-    cases = tuple(Case(case.case, case.prediction, case.reference, str(case.grid), case.score(names)) for case in agreements)
+    cases = tuple(Case(case.case, case.prediction, case.reference, str(case.grid), case.score(names), case.known is not None) for case in agreements)
     by_label = [[score for case in cases for score in case.scores if score.label == label] for label in labels]
     summary = tuple(summarise_label(scores) for scores in by_label if scores)
     overall = summarise_overall([case.scores for case in cases])

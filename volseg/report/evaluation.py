@@ -187,7 +187,8 @@ def _methods(evaluation: Evaluation, second: SecondModel | None) -> list[str]:
 
     settings = evaluation.settings
     names = {label.label: label.name for label in evaluation.summary}
-    others = "".join(f", {value:g} mm for {names.get(label, label)}" for label, value in sorted(settings.label_tolerances_mm.items()))
+    others = "".join(f", {value:g} mm for {names[label]}" for label, value in sorted(settings.label_tolerances_mm.items()) if label in names)
+    partly = f"{evaluation.partly_annotated} of the cases are annotated for some labels only, and scored for these."
     overlap = f"IoU of at least {settings.lesion_iou:g}" if settings.lesion_iou else "a common voxel"
     told = f"Tolerance of the NSD: {settings.tolerance_mm:g} mm{others}. A lesion is found with {overlap}."
-    return [told, SURFACES, EMPTY_CASES, METHOD, *([COMPARING] if second else [])]
+    return [told, *([partly] if evaluation.partly_annotated else []), SURFACES, EMPTY_CASES, METHOD, *([COMPARING] if second else [])]

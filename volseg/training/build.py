@@ -13,7 +13,7 @@ from volseg.bundle import Bundle
 from volseg.errors import BundleError, InputError, root_cause
 from volseg.inference.device import autocast
 from volseg.training.augmentation import AugmentedBatch
-from volseg.training.augmentation.ramp import AugmentationRamp
+from volseg.training.augmentation.ramp import AugmentationRamp, grows
 from volseg.training.chain import RANDOM
 from volseg.training.config import EVALUATOR, TRAINER, RunConfig
 from volseg.training.distributed import Ranks
@@ -125,12 +125,15 @@ def build_ramp(config: RunConfig, trainer: Any, cases: int, processes: int, repo
     passes = config.ramp_passes
     if not passes:
         return None
-    loader, transforms = trainer.data_loader, config.parser.get_parsed_content(RANDOM) if config.parser.get(RANDOM) else None
-    if transforms is None or (loader.num_workers and not isinstance(trainer.prepare_batch, AugmentedBatch)):
-        why = f"the config has no `{RANDOM}`" if transforms is None else "its transforms run in processes of the data loader"
+    loader, transforms = trainer.data_loader, config.parser.get_parsed_content(RANDOM) if isinstance(config.parser.get(RANDOM), list) else []
+    growing = [grows(transform) for transform in transforms]
+    # What the loader's processes run was copied into them with the probabilities of one epoch.
+    copied = growing[:1] if isinstance(trainer.prepare_batch, AugmentedBatch) else growing
+    if not any(growing) or loader.batch_size is None or (loader.num_workers and any(copied)):
+        why = f"nothing in `{RANDOM}` can grow" if not any(growing) else "its transforms run in processes of the data loader" if loader.batch_size else "batches vary in size"
         reporter.message(f"augmentation is full from the first step: {why}")
         return None
-    per_epoch = len(loader) * (loader.batch_size or 1) * processes / cases
+    per_epoch = len(loader) * loader.batch_size * processes / cases
     reporter.message(f"augmentation grows to its full probabilities over {passes:g} passes over the cases ({ceil(passes / per_epoch)} epochs)")
     return AugmentationRamp(transforms, passes, per_epoch)
 

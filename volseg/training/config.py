@@ -127,7 +127,7 @@ def prepare_config(
         if name in FILLED_IN:
             msg = f"--set {name}: volseg fills this id in; use {FILLED_IN[name]} instead"
             raise InputError(msg)
-        if parser.get(name) is None:
+        if parser.get(name) is None and name != RAMP:
             msg = f"--set {name}: {bundle.train_config} has no such id; its top-level ids are {', '.join(parser.get())}"
             raise InputError(msg)
         parser[name] = value

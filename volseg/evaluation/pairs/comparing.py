@@ -84,7 +84,7 @@ def _compare_all(
         for pair in pairs:
             known = None
             try:
-                known = None if pair.annotated is None else annotated_values(pair.annotated, names, f"{pair.reference}: this label map")
+                known = _known(pair, names)
                 waiting.append((pair, known, pool.submit(compare_volumes, *read_pair(pair, rois, scans, ignore_label), pair.case, settings)))
             except InputError as error:
                 waiting.append((pair, known, error))
@@ -92,6 +92,19 @@ def _compare_all(
                 yield _finish(*waiting.popleft())
         while waiting:
             yield _finish(*waiting.popleft())
+
+
+def _known(pair: Pair, names: Mapping[int, str]) -> frozenset[int] | None:
+    """Label values the reference is annotated for; None for all."""
+    if pair.annotated is None:
+        return None
+    if names or 0 in pair.annotated:
+        return annotated_values(pair.annotated, names, f"{pair.reference}: by its list it")
+    unnamed = [item for item in pair.annotated if isinstance(item, str)]
+    if unnamed:
+        msg = f"{pair.reference}: by its list it is annotated for {unnamed[0]!r}, but no label has a name; name them with --labels, or as `labels` of the list"
+        raise InputError(msg)
+    return frozenset(item for item in pair.annotated if isinstance(item, int))
 
 
 def _finish(pair: Pair, known: frozenset[int] | None, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:

@@ -151,7 +151,7 @@ def find_references(folder: Path) -> References:
     listed = content.get("training")
     if not listed:
         return References(tuple(Reference(path) for path in find_label_maps(folder / "labelsTr" if (folder / "labelsTr").is_dir() else folder)), names, ignored)
-    items = tuple(_dataset_reference(folder, description, item, content.get("rois")) for item in listed)
+    items = tuple(_dataset_reference(folder, description, item, content.get("rois"), names) for item in listed)
     return References(items, names, ignored)
 
 
@@ -264,7 +264,7 @@ def _case_names(references: Sequence[Path]) -> dict[Path, str]:
     return {path: name if short.count(name) == 1 else file if files.count(file) == 1 else place for path, name, file, place in zip(references, short, files, places, strict=True)}
 
 
-def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) -> Reference:
+def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any, names: Mapping[int, str]) -> Reference:
     from volseg.dataset.entries import check_annotated, check_rois
 
     if not isinstance(item, Mapping) or not isinstance(item.get("label"), str):
@@ -278,7 +278,13 @@ def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any) ->
     rois, annotated = check_rois(item.get("rois", rois), where), check_annotated(item.get("annotated"), where)
     images = item.get("image", [])
     images = [images] if isinstance(images, str) else images
-    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois, annotated)
+    return Reference(path, tuple(alias for image in images for alias in _aliases(folder, image)), tuple(folder / image for image in images), rois, _by_value(annotated, names))
+
+
+def _by_value(annotated: tuple[str | int, ...] | None, names: Mapping[int, str]) -> tuple[str | int, ...] | None:
+    """Classes by the values that the list's own names give them, where it names them all; others wait for the names of --labels."""
+    values = {name: value for value, name in names.items()}
+    return None if annotated is None else tuple(values.get(item, item) if isinstance(item, str) else item for item in annotated)
 
 
 def _aliases(folder: Path, image: str) -> list[str]:

@@ -11,6 +11,11 @@ KEPT = (RandFlipd, RandAxisFlipd, RandRotate90d)
 """Transforms that do not take part: a mirrored patch is as sharp as the patch, and no harder to learn."""
 
 
+def grows(transform: Any) -> bool:
+    """Whether a transform takes part: it comes with a probability, and is no mirror."""
+    return isinstance(transform, RandomizableTransform) and not isinstance(transform, KEPT)
+
+
 class AugmentationRamp:
     """Probabilities of random transforms as a function of how often the training cases were seen.
 
@@ -28,7 +33,7 @@ class AugmentationRamp:
     """
 
     def __init__(self, transforms: Sequence[Any], passes: float, passes_per_epoch: float) -> None:
-        self._full = [(transform, float(transform.prob)) for transform in transforms if isinstance(transform, RandomizableTransform) and not isinstance(transform, KEPT)]
+        self._full = [(transform, float(transform.prob)) for transform in transforms if grows(transform)]
         self._passes, self._per_epoch = passes, passes_per_epoch
 
     def share(self, epoch: int) -> float:

@@ -100,6 +100,7 @@ def test_ids_that_training_and_preprocessing_count_on(tmp_path):
         "val_interval",
         "spacing",
     ]
+    assert train["augmentation_ramp"] > 0
     assert train["train"]["random_transforms"][0]["_target_"] == "RandCropByPosNegLabeld"
     assert train["train"]["preprocessing"]["transforms"] == "$@train#deterministic_transforms + @train#random_transforms"
     assert train["train"]["dataset"]["_target_"] == "CacheDataset"

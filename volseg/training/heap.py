@@ -23,8 +23,9 @@ def freed_memory_kept() -> Iterator[bool]:
     """Within, a CPU training step reuses the memory of the step before.
 
     The tensors of a 3D network are tens of megabytes. glibc gives blocks of that size back to the system as soon as they are freed, and the next step has every page of them mapped
-    and zeroed again. Kept, a step of the bundles that ship takes 6 to 11 % less processor time (``tests/bench/train_step.py``; PyTorch's tuning guide advises jemalloc for this,
-    which has to be loaded before Python is). Results are the same. At the end what is free goes back to the system.
+    and zeroed again. Kept, a step of mri_hippocampus takes 11 % less time and one of ct_tumor 6 % (2-core AVX2, fp32; ``tests/bench/train_step.py``; those of petct_tumor differ by
+    more from run to run). PyTorch's tuning guide advises jemalloc for this, which has to be loaded before Python is. Results are the same. At the end what is free goes back to the
+    system.
 
     Yields
     ------

@@ -15,6 +15,7 @@ from volseg.evaluation.metrics.settings import Settings
 from volseg.evaluation.pairs.pairing import Pair
 from volseg.evaluation.pairs.reading import read_pair
 from volseg.evaluation.scores import CaseAgreement, compare_volumes
+from volseg.io import Volume
 
 AT_ONCE = 2
 """Pairs in memory: one is read while the one before it is compared. Reading and comparing take about as long as each other, and each pair holds two label maps."""
@@ -40,7 +41,7 @@ def evaluate_pairs(
     Parameters
     ----------
     pairs : iterable of Pair
-        Cases; read as they are iterated, so a progress bar can wrap them. Those that are annotated for some classes only are scored for these, and need ``label_names``.
+        Cases; read as they are iterated, so a progress bar can wrap them. Those annotated for some classes only are scored for these.
     label_names : mapping of int to str, optional
         Names by label value. Without any, every label found is scored and named by its value; with some, a map that holds another one is an error.
     settings : Settings, optional
@@ -79,15 +80,14 @@ def _compare_all(
 ) -> Iterator[tuple[str, Outcome]]:
     """The outcome of each pair, in their order."""
     # Files are read in one thread: the DICOM libraries silence warnings in a way that is not safe in several.
-    waiting: deque[tuple[Pair, frozenset[int] | None, Future[CaseAgreement] | InputError]] = deque()
+    waiting: deque[tuple[str, Future[CaseAgreement] | InputError]] = deque()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for pair in pairs:
-            known = None
             try:
                 known = _known(pair, names)
-                waiting.append((pair, known, pool.submit(compare_volumes, *read_pair(pair, rois, scans, ignore_label), pair.case, settings)))
+                waiting.append((pair.case, pool.submit(_compare, pair.case, *read_pair(pair, rois, scans, ignore_label), known, settings)))
             except InputError as error:
-                waiting.append((pair, known, error))
+                waiting.append((pair.case, error))
             if len(waiting) == AT_ONCE:
                 yield _finish(*waiting.popleft())
         while waiting:
@@ -107,17 +107,22 @@ def _known(pair: Pair, names: Mapping[int, str]) -> frozenset[int] | None:
     return frozenset(item for item in pair.annotated if isinstance(item, int))
 
 
-def _finish(pair: Pair, known: frozenset[int] | None, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:
-    if isinstance(pending, InputError):
-        return pair.case, pending
-    try:
-        agreement = replace(pending.result(), known=known)
-    except InputError as error:
-        return pair.case, error
+def _compare(case: str, prediction: Volume, reference: Volume, known: frozenset[int] | None, settings: Settings) -> CaseAgreement:
+    agreement = replace(compare_volumes(prediction, reference, case, settings), known=known)
     strange = [] if known is None else [label for label, overlap in agreement.overlaps.items() if overlap.referenced and label not in known]
     if strange:
-        return pair.case, InputError(f"{pair.reference}: holds label {strange[0]}, for which it is said not to be annotated; correct `annotated` in the list, or the file")
-    return pair.case, agreement
+        msg = f"{reference.source.path}: holds label {strange[0]}, for which it is said not to be annotated; correct `annotated` in the list, or the file"
+        raise InputError(msg)
+    return agreement
+
+
+def _finish(case: str, pending: Future[CaseAgreement] | InputError) -> tuple[str, Outcome]:
+    if isinstance(pending, InputError):
+        return case, pending
+    try:
+        return case, pending.result()
+    except InputError as error:
+        return case, error
 
 
 def _problems(name: str, outcome: Outcome, names: Mapping[int, str]) -> list[tuple[str, InputError]]:

@@ -282,7 +282,7 @@ def _dataset_reference(folder: Path, description: Path, item: Any, rois: Any, na
 
 
 def _by_value(annotated: tuple[str | int, ...] | None, names: Mapping[int, str]) -> tuple[str | int, ...] | None:
-    """Classes by the values that the list's own names give them, where it names them all; others wait for the names of --labels."""
+    """Classes by the values that the list's own names give them; a name it does not give waits for the names of --labels."""
     values = {name: value for value, name in names.items()}
     return None if annotated is None else tuple(values.get(item, item) if isinstance(item, str) else item for item in annotated)
 

@@ -27,7 +27,7 @@ class AugmentationRamp:
     transforms : sequence of monai transforms
         Those of a training; the ones that come with a probability, mirrors aside, are changed in place.
     passes : float
-        Passes over the cases until they are what they were given as; 0 leaves them so.
+        Passes over the cases until they are what they were given as; more than 0.
     passes_per_epoch : float
         How often an epoch shows each case, in the mean.
     """
@@ -38,7 +38,7 @@ class AugmentationRamp:
 
     def share(self, epoch: int) -> float:
         """Share of the full probabilities in an epoch (1 is the first), 0 to 1: what the epoch's middle has come to."""
-        return min(1.0, (epoch - 0.5) * self._per_epoch / self._passes) if self._passes else 1.0
+        return min(1.0, (epoch - 0.5) * self._per_epoch / self._passes)
 
     def start_epoch(self, epoch: int) -> None:
         """Set the probabilities for an epoch."""

@@ -357,8 +357,10 @@ class Bands:
         return np.repeat(windows, classes, axis=1) * np.linspace(-1, 1, classes, dtype=np.float32)[:, None, None, None]
 network = Bands()
 resident = resident_bytes()
+work = workload(plan, volume.grid, channels=1, classes=classes, float_scan=dtype == "float32")
+network.batch = min(network.batch, work.windows_at_once)
 known = calibrate(network, (1, 64, 64, 64))
-told = forecast(workload(plan, volume.grid, channels=1, classes=classes, float_scan=dtype == "float32"), known, batch=2, resident=resident, spill=spill)
+told = forecast(work, known, batch=network.batch, resident=resident, spill=spill)
 run(plan, volume, network, classes=classes, spill=spill)
 print(json.dumps({"told": told.peak_memory_bytes, "parts": told.memory_bytes, "seen": peak_memory_bytes(), "resident": resident}))
 """

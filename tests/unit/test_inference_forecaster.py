@@ -98,6 +98,25 @@ def test_a_limit_makes_the_batch_smaller_or_refuses():
         forecaster(Hungry(4)).forecast(LARGE, "scan", limit=resident_bytes() + 50_000_000)
 
 
+def test_a_limit_on_one_scan_is_none_on_the_next():
+    executor = Hungry(4)
+    mine = forecaster(executor)
+    mine.forecast(LARGE, "scan", limit=resident_bytes() + 300_000_000)
+    assert executor.batch == 2
+    assert mine.forecast(LARGE, "scan").batch == executor.batch == 4
+    # What the executor sets itself, such as after the graphics card ran out of memory, stays.
+    executor.batch = 3
+    assert mine.forecast(LARGE, "scan").batch == executor.batch == 3
+
+
+def test_a_batch_is_no_larger_than_the_windows_that_lie_side_by_side():
+    executor = Hungry(4)
+    long = Grid((48, 30, 200), np.eye(4))
+    # Worked along the last axis, two windows across: starts 0 and 16.
+    assert forecaster(executor).forecast(long, "scan").batch == executor.batch == 2
+    assert forecaster(Hungry(4)).forecast(LARGE, "scan").batch == 4
+
+
 def test_many_classes_go_to_a_file_before_a_scan_is_refused():
     many = Forecaster(PLAN, Hungry(1), FACTS, channels=1, classes=100)
     plain = many.forecast(LARGE, "scan")

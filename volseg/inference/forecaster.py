@@ -61,6 +61,8 @@ class Forecaster:
         self._shape = (channels, *plan.window.roi)
         self._known: dict[tuple[int, ...], Calibration] = {}
         self._expected: dict[str, float] = {}
+        # What the executor likes, and what it was given last, which is not its own choice.
+        self._liked = self._given = executor.batch
         # Loaded once and without the work space that stays behind the first batch, so that a limit means the same in each run.
         self._settled = 0
 
@@ -115,12 +117,16 @@ class Forecaster:
         size = window_sizes(work.network_shape, self.plan.window.roi)
         self._shape = (self.channels, size[0], size[1], size[2])
 
+        if self.executor.batch != self._given:
+            self._liked = self.executor.batch
+        most = min(self._liked, work.windows_at_once)
+
         def foretell(batch: int, spilled: bool) -> Forecast:
-            self.executor.batch = batch
+            self.executor.batch = self._given = batch
             told = forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
             return told if probabilities is None else with_probabilities(told, work, probabilities)
 
-        return foretell(self.executor.batch, spill) if limit is None else fit(limit, self.executor.batch, foretell, name)
+        return foretell(most, spill) if limit is None else fit(limit, most, foretell, name)
 
     @property
     def calibrated(self) -> bool:

@@ -75,6 +75,13 @@ class Workload:
         """In all."""
         return count_windows(self.network_shape, self.window.roi, self.window.overlap)
 
+    @property
+    def windows_at_once(self) -> int:
+        """As many as a batch can hold: it never reaches beyond the windows that start at one place of the axis the scan is worked along."""
+        axis = slab_axis(self.network_shape, self.window.roi)
+        across = [(length, roi, share) for n, (length, roi, share) in enumerate(zip(self.network_shape, self.window.roi, self.window.overlap, strict=True)) if n != axis]
+        return count_windows(*zip(*across, strict=True))
+
 
 def workload(plan: InferencePlan, grid: Grid, *, channels: int, classes: int, float_scan: bool = False) -> Workload | None:
     """Shapes of a run.

@@ -16,7 +16,7 @@ from volseg.planning.rules.augmentation import plan_variation, sided_axes
 from volseg.planning.rules.budget import GB, PRESET_NAMES, Budget, cost_of, cpu_gflops
 from volseg.planning.rules.intensity import inside_nonzero, plan_channels
 from volseg.planning.rules.spacing import coarsen, median_shape, sees_enough, target_spacing
-from volseg.planning.rules.topology import Topology, feature_map_elements, filters_of, fit_topology, forward_flops, make_topology, parameter_count
+from volseg.planning.rules.topology import Topology, feature_map_elements, filters_of, fit_topology, forward_flops, make_topology, parameter_count, shrink
 
 TWO_CPUS = cpu_gflops(2)
 
@@ -113,6 +113,40 @@ def test_patches_shrink_where_they_are_largest_in_proportion_to_the_scan():
     ratios = [edge / size for edge, size in zip(found.patch, (64, 128, 32), strict=True)]
     assert found.voxels <= whole.voxels
     assert max(ratios) / min(ratios) < 2.01
+
+
+def test_a_patch_is_made_smaller_while_it_sees_enough_and_the_network_is_kept():
+    whole = make_topology((1, 1, 1), (64, 64, 32))
+    found = shrink(whole, (64, 64, 32), lambda smaller: smaller.voxels >= whole.voxels / 4)
+    assert (found.strides, found.kernels) == (whole.strides, whole.kernels)
+    assert found.voxels >= whole.voxels / 4
+    # One step less along any axis is too little.
+    assert all(found.voxels - found.voxels // edge * step < whole.voxels / 4 for edge, step in zip(found.patch, found.divisor, strict=True))
+    # The axis that is longest in proportion to the scan is the first: z, half a scan too long.
+    padded = make_topology((1, 1, 1), (32, 32, 48))
+    assert shrink(padded, (32, 32, 32), lambda smaller: smaller.voxels >= 32**3).patch == (32, 32, 32)
+    # Two voxels of the coarsest map are left.
+    assert shrink(whole, (64, 64, 32), lambda smaller: True).patch == tuple(2 * step for step in whole.divisor)
+
+
+def test_small_patches_on_a_cpu_and_the_largest_on_a_gpu():
+    # A ball of 2 ml is 15.6 mm across: patches of at least 23.4 mm, and of a quarter of 63000 voxels.
+    found = planned((36, 50, 35), (1, 1, 1), piece_ml=2.0)
+    assert min(found.patch) == 24
+    assert 63000 / 4 <= found.topology.voxels < 63000 / 2
+    assert found.topology.strides == planned((36, 50, 35), (1, 1, 1), "cuda").topology.strides
+    assert planned((36, 50, 35), (1, 1, 1), "cuda").patch == (40, 56, 40)
+    # Of a ball of 9.2 ml, 26 mm across, a patch must show 39 mm; the scan has no more than 35 and 36 mm along two axes, so they stay as they are.
+    large = planned((36, 50, 35), (1, 1, 1), piece_ml=9.2)
+    assert large.patch == (40, 40, 40)
+    # The preset that promises half of a scan keeps its promise.
+    assert planned((36, 50, 35), (1, 1, 1), preset="fast", piece_ml=2.0).coverage >= 0.5
+
+
+def test_what_a_smaller_patch_saves_goes_into_a_wider_network():
+    small, large = planned((36, 50, 35), (1, 1, 1), piece_ml=2.0), planned((36, 50, 35), (1, 1, 1), piece_ml=30.0)
+    assert small.filters[0] > large.filters[0]
+    assert max(small.step_seconds, large.step_seconds) <= 0.75
 
 
 def test_target_spacing_is_the_median_unless_one_axis_is_thick():
@@ -312,7 +346,9 @@ def test_flat_patches_turn_in_their_plane():
 
 def test_crops_are_larger_only_where_there_is_more_to_see():
     assert variation((40, 56, 40), (1, 1, 1), (36, 50, 35)).crop == (40, 56, 40)
-    assert variation((40, 40, 40), (1, 1, 1), (200, 44, 36)).crop == (56, 48, 40)
+    # Half way between patch and scan: 42 and 52 voxels, of which 40 and 48 are multiples of 8.
+    assert variation((40, 40, 40), (1, 1, 1), (200, 44, 36)).crop == (56, 40, 40)
+    assert variation((40, 40, 40), (1, 1, 1), (64, 64, 64)).crop == (48, 48, 48)
 
 
 def test_mirrors_and_share_of_foreground():

@@ -11,13 +11,16 @@ from typing import Any
 
 from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.rules.augmentation import Variation, plan_variation
-from volseg.planning.rules.budget import GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, Budget, Cost, batch_size, cost_of
+from volseg.planning.rules.budget import CONTEXT, GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, Budget, Cost, batch_size, cost_of
 from volseg.planning.rules.intensity import Channel, inside_nonzero, is_named, plan_channels
 from volseg.planning.rules.schedule import cache_rate, plan_schedule
 from volseg.planning.rules.spacing import LOW_RESOLUTION_SHARE, SMALLEST_PIECE_VOXELS, Target, Triple, coarsen, median_shape, scaled_shape, sees_enough, target_spacing
-from volseg.planning.rules.topology import Size, Topology, filters_of, first_topology, fit_topology
+from volseg.planning.rules.topology import Size, Topology, filters_of, first_topology, fit_topology, shrink
 
 LEAST_HEADS = 1
+
+View = tuple[float, float]
+"""Share of the median scan, and length (mm), that a patch must see."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,14 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
     target = target_spacing(spacings, cropped)
     whole = median_shape(spacings, shapes, target.spacing)
     sizes = (len(channels), len(fingerprint.labels))
-    width = choose_width(target.spacing, whole, budget, sizes)
+    view = least_view(fingerprint, budget)
+    width = choose_width(target.spacing, whole, view, budget, sizes)
     spacing = target.spacing
     if budget.rules.share is not None:
         share, least = budget.rules.share, (budget.rules.context or 0.0) * largest_structure_mm(fingerprint)
-        spacing = coarsen(spacing, whole, lambda s, m: sees_enough(_fitted(s, m, width, budget, sizes), s, m, share, least), smallest_piece_mm3(fingerprint))
+        spacing = coarsen(spacing, whole, lambda s, m: sees_enough(_fitted(s, m, view, width, budget, sizes), s, m, share, least), smallest_piece_mm3(fingerprint))
     shape = scaled_shape(whole, target.spacing, spacing)
-    topology = _fitted(spacing, shape, width, budget, sizes)
+    topology = _fitted(spacing, shape, view, width, budget, sizes)
     filters = _filters(topology, width, budget)
     cost = cost_of(topology, filters, *sizes)
     batch = batch_size(cost, topology.voxels, prod(shape) * len(fingerprint.cases), budget)
@@ -221,13 +225,13 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
     )
 
 
-def choose_width(spacing: Triple, shape: Triple, budget: Budget, sizes: tuple[int, int]) -> int:
-    """Channels of the first stage: the widest of the preset with which the largest patch worth having keeps the time of a step; else the narrowest."""
+def choose_width(spacing: Triple, shape: Triple, view: View | None, budget: Budget, sizes: tuple[int, int]) -> int:
+    """Channels of the first stage: the widest of the preset with which the smallest patch worth having keeps the time of a step; else the narrowest."""
     widths, limit = budget.rules.widths, budget.rules.step_seconds
-    largest = first_topology(spacing, shape)
+    patch = _wanted(spacing, shape, view)
     if limit is None:
         return widths[0]
-    return next((width for width in widths if cost_of(largest, _filters(largest, width, budget), *sizes).step_seconds(LEAST_BATCH, budget.gflops) <= limit), widths[-1])
+    return next((width for width in widths if cost_of(patch, _filters(patch, width, budget), *sizes).step_seconds(LEAST_BATCH, budget.gflops) <= limit), widths[-1])
 
 
 def smallest_piece_mm3(fingerprint: Fingerprint) -> float:
@@ -244,6 +248,11 @@ def _grouped(warnings: Sequence[str]) -> list[str]:
     return [texts[0] + (f" (and {len(texts) - 1} more like it, in fingerprint.json)" if len(texts) > 1 else "") for texts in groups.values()]
 
 
+def least_view(fingerprint: Fingerprint, budget: Budget) -> View | None:
+    """Share of the median scan, and length (mm), that a patch on a CPU must see; on a GPU, where patches are as large as can be, None."""
+    return (max(budget.rules.share or 0.0, LOW_RESOLUTION_SHARE), CONTEXT * largest_structure_mm(fingerprint)) if budget.device == "cpu" else None
+
+
 def largest_structure_mm(fingerprint: Fingerprint) -> float:
     """Diameter of a ball (mm) of the volume that the largest piece of a label typically has, of the label where that is most."""
     largest = [median(case.labels[value].component_ml[0] for case in fingerprint.cases if value in case.labels) for value, facts in fingerprint.classes.items() if facts.cases]
@@ -254,9 +263,15 @@ def _filters(topology: Topology, width: int, budget: Budget) -> tuple[int, ...]:
     return filters_of(topology.stages, width, width * budget.rules.most_filters)
 
 
-def _fitted(spacing: Triple, shape: Triple, width: int, budget: Budget, sizes: tuple[int, int]) -> Topology:
+def _fitted(spacing: Triple, shape: Triple, view: View | None, width: int, budget: Budget, sizes: tuple[int, int]) -> Topology:
     """The topology that keeps memory and time with the least batch."""
-    return fit_topology(spacing, shape, _fits(width, budget, sizes))
+    return fit_topology(spacing, shape, _fits(width, budget, sizes), _wanted(spacing, shape, view))
+
+
+def _wanted(spacing: Triple, shape: Triple, view: View | None) -> Topology:
+    """The largest patch worth having; where there is a least view, the smallest with that."""
+    largest = first_topology(spacing, shape)
+    return largest if view is None else shrink(largest, shape, lambda smaller: sees_enough(smaller, spacing, shape, *view))
 
 
 def _fits(width: int, budget: Budget, sizes: tuple[int, int]) -> Callable[[Topology], bool]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees
 
-from volseg.planning.planner import Plan, largest_structure_mm, make_plan, smallest_piece_mm3
+from volseg.planning.planner import Plan, largest_structure_mm, least_view, make_plan, smallest_piece_mm3
 from volseg.planning.rules.augmentation import CROP_MARGIN, FEW_CASES
-from volseg.planning.rules.budget import DEFAULT_MEMORY_BYTES, GB, VALIDATION_SHARE, Budget
+from volseg.planning.rules.budget import CONTEXT, DEFAULT_MEMORY_BYTES, GB, VALIDATION_SHARE, Budget
 from volseg.planning.rules.intensity import Channel
 from volseg.planning.rules.schedule import CPU_STEPS, EPOCH_SECONDS
 from volseg.planning.rules.spacing import SMALLEST_PIECE_VOXELS
@@ -48,7 +48,7 @@ def _spatial(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         why = f"median of {len(plan.fingerprint.cases)} cases along each axis{thick}"
     else:
         length = (plan.budget.rules.context or 0.0) * largest_structure_mm(plan.fingerprint)
-        long = f" and is {length:.0f} mm long (1.5 times the largest structure)" if length else ""
+        long = f" and is {length:.0f} mm long ({CONTEXT} times the largest structure)" if length else ""
         why = (
             f"median {_sizes(target.spacing)}{thick}, made coarser in steps of 3 %, finest axes first, until a patch covers {plan.budget.rules.share:.0%} of the median scan"
             f"{long}; it covers {plan.coverage:.0%}. A typical piece of the smallest label must keep {SMALLEST_PIECE_VOXELS} voxels: "
@@ -92,7 +92,12 @@ def _intensity(plan: Plan, number: int, channel: Channel) -> tuple[str, str, str
 def _network(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
     topology, other = plan.topology, peer.topology
     rules, cpu = plan.budget.rules, plan.budget.device == "cpu"
-    if cpu:
+    smaller, view = "", least_view(plan.fingerprint, plan.budget)
+    if view is not None:
+        share, length = view
+        smaller = (
+            f", then less while it covers {share:.0%} of that scan and is {length:.0f} mm long ({CONTEXT} times the largest structure): small patches teach more in the same time"
+        )
         limit = f"a step of {plan.batch_size} takes about {plan.step_seconds:.2f} s (model: {plan.budget.gflops:.0f} GFLOP/s), the limit of this preset is {rules.step_seconds} s"
     else:
         limit = f"training takes about {plan.memory_bytes / GB:.1f} of {plan.budget.memory_bytes / GB:.1f} GB (nnU-Net's estimate)"
@@ -107,7 +112,8 @@ def _network(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         Choice(
             "patch (voxels)",
             _sizes(plan.patch),
-            f"as wide in mm along every axis, not larger than the median scan, a multiple of {_sizes(topology.divisor)}; {limit}; it covers {plan.coverage:.0%} of the median scan",
+            f"as wide in mm along every axis, not larger than the median scan, a multiple of {_sizes(topology.divisor)}{smaller}; {limit}; "
+            f"it covers {plan.coverage:.0%} of the median scan",
             _same(_sizes(other.patch), _sizes(plan.patch)),
         ),
         Choice(
@@ -154,7 +160,7 @@ def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         Choice(
             "crop (voxels)",
             _sizes(variation.crop),
-            f"the patch, larger by {CROP_MARGIN} where the scan has more to show, so that image turns in at the corners",
+            f"the patch, larger by up to {CROP_MARGIN}, so that image turns in at the corners, where the scan is long enough to shift it by half of what the patch could be",
             "larger still, by the diagonal",
         ),
         Choice(

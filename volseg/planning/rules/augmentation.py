@@ -117,8 +117,8 @@ def plan_variation(
 
 
 def _crop_edge(edge: int, median: float, step: int) -> int:
-    """A larger edge where the median scan has more to show than the patch."""
-    return edge if median <= edge else min(ceil(edge * CROP_MARGIN / step) * step, max(edge, ceil(median / step) * step))
+    """A larger edge where the median scan is so much longer that the crop can still be shifted half as far as the patch could: one as long as the scan lies in one place only."""
+    return max(edge, min(ceil(edge * CROP_MARGIN / step) * step, int((median + edge) / 2 // step) * step))
 
 
 def sided_axes(labels: Collection[str]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ x, y, z does for its z, y, x; where two axes tie, the later one is taken, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, prod
 
@@ -15,6 +15,9 @@ Size = tuple[int, int, int]
 
 LEAST_EDGE = 4
 """Least edge of a feature map (voxels)."""
+
+LEAST_COARSE_EDGE = 2
+"""Of the coarsest feature map, where a patch is made smaller for the sake of time and the network is kept."""
 
 LEAST_STAGES = 3
 """MONAI's DynUNet has no fewer; patches of a few voxels get stages that do not pool."""
@@ -118,7 +121,7 @@ def first_topology(spacing: Sequence[float], median_shape: Sequence[float]) -> T
     return make_topology(spacing, [min(round(value * scale), median) for value, median in zip(inverse, median_shape, strict=True)])
 
 
-def fit_topology(spacing: Sequence[float], median_shape: Sequence[float], fits: Callable[[Topology], bool]) -> Topology:
+def fit_topology(spacing: Sequence[float], median_shape: Sequence[float], fits: Callable[[Topology], bool], first: Topology | None = None) -> Topology:
     """Take voxels off the axis that is largest in proportion to the median scan, until the patch fits.
 
     Parameters
@@ -129,8 +132,10 @@ def fit_topology(spacing: Sequence[float], median_shape: Sequence[float], fits: 
         Median scan at that spacing (voxels).
     fits : callable
         Whether a topology keeps the budget; the smallest patch there is is taken although it does not.
+    first : Topology, optional
+        To begin with  [default: the largest worth having]
     """
-    found = first_topology(spacing, median_shape)
+    found = first or first_topology(spacing, median_shape)
     seen = {found.patch}
     while not fits(found):
         axis = max(range(3), key=lambda axis: (found.patch[axis] / median_shape[axis], axis))
@@ -141,6 +146,34 @@ def fit_topology(spacing: Sequence[float], median_shape: Sequence[float], fits: 
         seen.add(smaller.patch)
         found = smaller
     return found
+
+
+def shrink(topology: Topology, median_shape: Sequence[float], enough: Callable[[Topology], bool]) -> Topology:
+    """The smallest patch of the same network that still sees enough, taken off the axis that is largest in proportion to the median scan first.
+
+    In the minutes or hours of a CPU many small patches teach more than few large ones. Fold 1 of the hippocampus (208 cases, median scan 35 x 50 x 36 voxels), 12 minutes on one
+    core of an AMD EPYC each, mean Dice of the 42 cases in the last validation: patches of 40 x 56 x 40 voxels 0.861, 32 x 48 x 32 0.877, 24 x 40 x 24 0.884, 24 x 32 x 24 0.884
+    (``volseg train BUNDLE --data DATASET --fold 1 --time-limit 12m --set patch_size=[24,32,24] --set crop_size=[24,32,24]``).
+
+    Parameters
+    ----------
+    topology : Topology
+        To begin with.
+    median_shape : sequence of 3 float
+        Median scan at the topology's spacing (voxels).
+    enough : callable
+        Whether a smaller patch sees enough.
+    """
+    while True:
+        for axis in sorted(range(3), key=lambda axis: (-topology.patch[axis] / median_shape[axis], axis)):
+            edges = list(topology.patch)
+            edges[axis] -= topology.divisor[axis]
+            smaller = replace(topology, patch=(edges[0], edges[1], edges[2]))
+            if edges[axis] >= LEAST_COARSE_EDGE * topology.divisor[axis] and enough(smaller):
+                topology = smaller
+                break
+        else:
+            return topology
 
 
 def _smaller(spacing: Sequence[float], topology: Topology, axis: int) -> Topology | None:

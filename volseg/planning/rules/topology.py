@@ -152,7 +152,7 @@ def shrink(topology: Topology, median_shape: Sequence[float], enough: Callable[[
     """The smallest patch of the same network that still sees enough, taken off the axis that is largest in proportion to the median scan first.
 
     In the minutes or hours of a CPU many small patches teach more than few large ones. Fold 1 of the hippocampus (208 cases, median scan 35 x 50 x 36 voxels), 12 minutes on one
-    core of an AMD EPYC each, mean Dice of the 42 cases in the last validation: patches of 40 x 56 x 40 voxels 0.861, 32 x 48 x 32 0.877, 24 x 40 x 24 0.884, 24 x 32 x 24 0.884
+    core of an AMD EPYC each, mean Dice of the 42 cases in the last validation: patches of 40 x 56 x 40 voxels 0.861, 32 x 48 x 32 0.877, 24 x 40 x 24 0.884, 24 x 32 x 24 0.883
     (``volseg train BUNDLE --data DATASET --fold 1 --time-limit 12m --set patch_size=[24,32,24] --set crop_size=[24,32,24]``).
 
     Parameters

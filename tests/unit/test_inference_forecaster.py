@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from volseg.errors import InputError
 from volseg.geometry import Grid
+from volseg.inference.fast import FastRunner
 from volseg.inference.forecaster import Forecaster, forecast_stock
 from volseg.inference.memory import resident_bytes
 from volseg.inference.plan import InferencePlan
 from volseg.inference.streaming import SlidingWindow
 from volseg.inference.streaming.restore import Decision
+from volseg.inference.streaming.sliding import slab_axis, stream
+from volseg.inference.workload import Workload
+from volseg.io.volume import Source, Volume
 
 FACTS = {"engine": "fake", "weights_sha256": "0" * 64}
 LARGE, SMALL = Grid((80, 80, 80), np.eye(4)), Grid((20, 20, 20), np.eye(4))
@@ -30,10 +36,10 @@ class Hungry:
     """Takes 100 MB for each window while it runs."""
 
     def __init__(self, batch: int) -> None:
-        self.batch, self.calls = batch, 0
+        self.batch, self.calls, self.largest = batch, 0, 0
 
     def __call__(self, windows):
-        self.calls += 1
+        self.calls, self.largest = self.calls + 1, max(self.largest, len(windows))
         space = np.ones(len(windows) * 100_000_000, np.uint8)
         time.sleep(0.05)
         return np.zeros((len(windows), 2, *windows.shape[2:]), np.float32) + space[-1]
@@ -101,12 +107,40 @@ def test_a_limit_makes_the_batch_smaller_or_refuses():
 def test_a_limit_on_one_scan_is_none_on_the_next():
     executor = Hungry(4)
     mine = forecaster(executor)
-    mine.forecast(LARGE, "scan", limit=resident_bytes() + 300_000_000)
-    assert executor.batch == 2
+    way = mine.forecast(LARGE, "scan", limit=resident_bytes() + 300_000_000)
+    assert executor.batch == way.batch == 2
+    # The same scan again, now with its prepared image: what was found holds.
+    image = np.random.default_rng(0).random((1, 80, 80, 80), dtype=np.float32)
+    assert mine.forecast(LARGE, "scan", image=image, batch=way.batch, spill=way.spill).batch == executor.batch == 2
     assert mine.forecast(LARGE, "scan").batch == executor.batch == 4
     # What the executor sets itself, such as after the graphics card ran out of memory, stays.
     executor.batch = 3
     assert mine.forecast(LARGE, "scan").batch == executor.batch == 3
+
+
+def test_a_run_under_a_limit_keeps_the_batch_that_was_found_for_it():
+    executor = Hungry(4)
+    network = SimpleNamespace(
+        needs_calibration=False,
+        notes=(),
+        weights=(),
+        bundle=SimpleNamespace(name="fake", input_channels=1),
+        averaging=SimpleNamespace(facts=dict),
+        executor=lambda windows: executor,
+        describe=lambda: {"engine": "fake", "device": "cpu", "device_name": "fake", "precision": "fp32", "cached_network": None},
+        identity=lambda: {"weights_sha256": "0" * 64},
+    )
+    scan = Volume(np.random.default_rng(0).integers(0, 100, LARGE.shape).astype(np.int16), LARGE, Source(Path("scan"), "nifti", "scan"))
+    limit = resident_bytes() + 300_000_000
+    runner = FastRunner(PLAN, network, 2, limit)
+    told = runner.plan(scan)
+    assert (told["forecast"]["batch"], told["measured_now"]) == (2, True)
+    assert told["forecast"]["peak_memory_bytes"] <= limit
+    assert runner.plan(scan)["measured_now"] is False
+    executor.largest = 0
+    found = runner.segment(scan, None)
+    assert executor.largest == found.forecast.batch == 2
+    assert found.forecast.peak_memory_bytes <= limit
 
 
 def test_a_batch_is_no_larger_than_the_windows_that_lie_side_by_side():
@@ -115,6 +149,33 @@ def test_a_batch_is_no_larger_than_the_windows_that_lie_side_by_side():
     # Worked along the last axis, two windows across: starts 0 and 16.
     assert forecaster(executor).forecast(long, "scan").batch == executor.batch == 2
     assert forecaster(Hungry(4)).forecast(LARGE, "scan").batch == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "roi", "overlap"),
+    [
+        ((80, 80, 80), (32, 32, 32), 0.5),
+        ((48, 30, 200), (32, 32, 32), 0.5),
+        ((20, 20, 20), (32, 32, 32), 0.5),
+        ((70, 40, 33), (32, 0, 16), 0.25),
+        ((33, 90, 64), (16, 32, 64), 0.0),
+    ],
+)
+def test_the_engine_never_runs_more_windows_at_once_than_lie_side_by_side(shape, roi, overlap):
+    seen = []
+
+    class Recording:
+        batch = 10**6
+
+        def __call__(self, windows):
+            seen.append(len(windows))
+            return np.zeros((len(windows), 2, *windows.shape[2:]), np.float32)
+
+    window = SlidingWindow(roi, (overlap,) * 3)
+    image = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
+    for _ in stream(image, Recording(), window, slab_axis(shape, roi)):
+        pass
+    assert max(seen) == Workload(shape, shape, 1, 2, window).windows_at_once
 
 
 def test_many_classes_go_to_a_file_before_a_scan_is_refused():

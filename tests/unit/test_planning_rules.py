@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.plan_factory import fingerprint
 from volseg.planning.fingerprint import Intensities
 from volseg.planning.planner import Plan, make_plan
+from volseg.planning.reasons import explain
 from volseg.planning.rules.augmentation import plan_variation, sided_axes
 from volseg.planning.rules.budget import GB, PRESET_NAMES, Budget, cost_of, cpu_gflops
 from volseg.planning.rules.intensity import inside_nonzero, plan_channels
@@ -125,8 +126,10 @@ def test_a_patch_is_made_smaller_while_it_sees_enough_and_the_network_is_kept():
     # The axis that is longest in proportion to the scan is the first: z, half a scan too long.
     padded = make_topology((1, 1, 1), (32, 32, 48))
     assert shrink(padded, (32, 32, 32), lambda smaller: smaller.voxels >= 32**3).patch == (32, 32, 32)
-    # Two voxels of the coarsest map are left.
-    assert shrink(whole, (64, 64, 32), lambda smaller: True).patch == tuple(2 * step for step in whole.divisor)
+    # Two voxels of the coarsest map are left, and sixteen of the patch.
+    assert shrink(whole, (64, 64, 32), lambda smaller: True).patch == tuple(max(16, 2 * step) for step in whole.divisor)
+    # What sees too little already stays as it is.
+    assert shrink(whole, (64, 64, 32), lambda smaller: False) == whole
 
 
 def test_small_patches_on_a_cpu_and_the_largest_on_a_gpu():
@@ -141,6 +144,25 @@ def test_small_patches_on_a_cpu_and_the_largest_on_a_gpu():
     assert large.patch == (40, 40, 40)
     # The preset that promises half of a scan keeps its promise.
     assert planned((36, 50, 35), (1, 1, 1), preset="fast", piece_ml=2.0).coverage >= 0.5
+
+
+def test_plans_say_why_a_patch_is_small():
+    def why(plan):
+        return next(choice.why for choice in explain(plan) if choice.what == "patch (voxels)")
+
+    assert "40 x 56 x 40 would be, but 25% of that scan and 23 mm along each axis (1.5 times the largest structure)" in why(planned((36, 50, 35), (1, 1, 1), piece_ml=2.0))
+    # Nothing was taken off; time set the size; a GPU.
+    for plan in (
+        planned((36, 50, 35), (1, 1, 1), piece_ml=30.0),
+        planned((512, 512, 300), (0.75, 0.75, 1.0), preset="fullres"),
+        planned((36, 50, 35), (1, 1, 1), "cuda"),
+    ):
+        assert "would be" not in why(plan)
+
+
+def test_a_thin_scan_is_cut_along_its_long_axes_until_a_step_keeps_its_time():
+    # Three slices cannot be fewer; they are not a reason to give up on the plane.
+    assert planned((512, 512, 3), (0.5, 0.5, 5), preset="fullres").step_seconds <= 0.75
 
 
 def test_what_a_smaller_patch_saves_goes_into_a_wider_network():
@@ -345,6 +367,11 @@ def test_flat_patches_turn_in_their_plane():
 
 
 def test_crops_are_larger_only_where_there_is_more_to_see():
+    assert variation((40, 56, 40), (1, 1, 1), (36, 50, 35), device="cuda").crop == (40, 56, 40)
+    assert variation((40, 40, 40), (1, 1, 1), (200, 44, 36), device="cuda").crop == (56, 48, 40)
+
+
+def test_crops_on_a_cpu_can_still_be_shifted():
     assert variation((40, 56, 40), (1, 1, 1), (36, 50, 35)).crop == (40, 56, 40)
     # Half way between patch and scan: 42 and 52 voxels, of which 40 and 48 are multiples of 8.
     assert variation((40, 40, 40), (1, 1, 1), (200, 44, 36)).crop == (56, 40, 40)

@@ -48,12 +48,12 @@ class FastRunner:
         """Shape of the network's input, the facts of the engine, and the forecast; runs the pre-processing, but the network only where its speed is not known yet."""
         executor = self._executor(volume)
         forecaster = self._forecaster(executor)
-        name, known = str(volume.source.path), forecaster.calibrated
-        spill = forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True, probabilities=probabilities).spill
+        name, measurements = str(volume.source.path), forecaster.measurements
+        way = forecaster.forecast(volume.grid, name, limit=self.max_memory, always=True, probabilities=probabilities)
         prepared = prepare(self.inference, volume)
-        told = forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, always=True, probabilities=probabilities)
+        told = forecaster.forecast(volume.grid, name, image=prepared.image, batch=way.batch, spill=way.spill, always=True, probabilities=probabilities)
         facts = {"network_input": [int(n) for n in prepared.image.shape], **self._facts(prepared.grid)}
-        return {**facts, "forecast": told.as_dict(), "measured_now": not known}
+        return {**facts, "forecast": told.as_dict(), "measured_now": forecaster.measurements > measurements}
 
     def segment(self, volume: Volume, progress: WindowProgress | None, probabilities: ProbabilityStore | None = None) -> Outcome:
         """Segment one scan; see :meth:`volseg.inference.Segmenter.segment`.
@@ -78,10 +78,13 @@ class FastRunner:
     def _run(self, volume: Volume, executor: Executor, load_s: float, progress: WindowProgress | None, probabilities: ProbabilityStore | None) -> Outcome:
         forecaster, name = self._forecaster(executor), str(volume.source.path)
         told: list[Forecast] = []
-        spill = self.max_memory is not None and forecaster.forecast(volume.grid, name, limit=self.max_memory, probabilities=probabilities).spill
+        batch, spill = None, False
+        if self.max_memory is not None:
+            way = forecaster.forecast(volume.grid, name, limit=self.max_memory, probabilities=probabilities)
+            batch, spill = way.batch, way.spill
 
         def foretell(prepared: NetworkInput) -> None:
-            told.append(forecaster.forecast(volume.grid, name, image=prepared.image, spill=spill, probabilities=probabilities))
+            told.append(forecaster.forecast(volume.grid, name, image=prepared.image, batch=batch, spill=spill, probabilities=probabilities))
 
         try:
             label, prepared, seconds, tally = run(

@@ -160,7 +160,7 @@ def fit(limit: int, batch: int, foretell: Callable[[int, bool], Forecast], name:
     limit : int
         Bytes the process may use.
     batch : int
-        Windows at once that the executor likes.
+        Most windows at once.
     foretell : callable
         (batch, spill) -> forecast.
     name : str

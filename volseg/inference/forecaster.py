@@ -48,11 +48,16 @@ class Forecaster:
     plan : InferencePlan
         What the bundle asks for.
     executor : Executor
-        The network; its ``batch`` is lowered to keep a limit.
+        The network; its ``batch`` is set for each scan, to keep a limit and to what lies side by side.
     facts : mapping
         What its speed depends on besides the machine: engine, precision, device, weights. JSON-ready.
     channels, classes : int
         Of the network.
+
+    Attributes
+    ----------
+    measurements : int
+        How many times the network's speed was measured, since it was not known.
     """
 
     def __init__(self, plan: InferencePlan, executor: Executor, facts: Mapping[str, Any], *, channels: int, classes: int) -> None:
@@ -63,6 +68,7 @@ class Forecaster:
         self._expected: dict[str, float] = {}
         # What the executor likes, and what it was given last, which is not its own choice.
         self._liked = self._given = executor.batch
+        self.measurements = 0
         # Loaded once and without the work space that stays behind the first batch, so that a limit means the same in each run.
         self._settled = 0
 
@@ -73,6 +79,7 @@ class Forecaster:
         *,
         image: npt.NDArray[np.float32] | None = None,
         limit: int | None = None,
+        batch: int | None = None,
         spill: bool = False,
         always: bool = False,
         read_s: float | None = None,
@@ -90,6 +97,8 @@ class Forecaster:
             The prepared network input; constant windows are counted in it.
         limit : int, optional
             Bytes the process may use.
+        batch : int, optional
+            Most windows at once, such as an earlier forecast of this scan found to keep a limit  [default: as many as the executor likes]
         spill : bool
             Without a limit: whether the scores are kept in a file.
         always : bool
@@ -119,19 +128,14 @@ class Forecaster:
 
         if self.executor.batch != self._given:
             self._liked = self.executor.batch
-        most = min(self._liked, work.windows_at_once)
+        most = min(batch or self._liked, work.windows_at_once)
 
-        def foretell(batch: int, spilled: bool) -> Forecast:
-            self.executor.batch = self._given = batch
-            told = forecast(work, self._calibration(measure=measure), batch=batch, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
+        def foretell(windows: int, spilled: bool) -> Forecast:
+            self.executor.batch = self._given = windows
+            told = forecast(work, self._calibration(measure=measure), batch=windows, resident=resident, spill=spilled, read_s=read_s, unknown=FEW_WINDOWS)
             return told if probabilities is None else with_probabilities(told, work, probabilities)
 
         return foretell(most, spill) if limit is None else fit(limit, most, foretell, name)
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the network's speed with this batch is known, without measuring it."""
-        return self._calibration(measure=False) is not None
 
     def learn(self, windows: int, timings_s: Mapping[str, float]) -> None:
         """Keep what the run that was foretold last taught of this network's speed; nothing is kept of a network that was never calibrated.
@@ -155,6 +159,7 @@ class Forecaster:
             if found is None and measure:
                 before = resident_bytes() or 0
                 found = calibrate(self.executor, self._shape)
+                self.measurements += 1
                 self._settled += max((resident_bytes() or 0) - before, 0)
                 store_calibration(self._key, found)
             if found is not None:

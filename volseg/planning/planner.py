@@ -13,14 +13,14 @@ from volseg.planning.fingerprint import Fingerprint
 from volseg.planning.rules.augmentation import Variation, plan_variation
 from volseg.planning.rules.budget import CONTEXT, GB, LEAST_BATCH, REFERENCE_BYTES, REFERENCE_ELEMENTS, Budget, Cost, batch_size, cost_of
 from volseg.planning.rules.intensity import Channel, inside_nonzero, is_named, plan_channels
-from volseg.planning.rules.schedule import cache_rate, plan_schedule
+from volseg.planning.rules.schedule import cache_rate, count_median_windows, plan_schedule
 from volseg.planning.rules.spacing import LOW_RESOLUTION_SHARE, SMALLEST_PIECE_VOXELS, Target, Triple, coarsen, median_shape, scaled_shape, sees_enough, target_spacing
 from volseg.planning.rules.topology import Size, Topology, filters_of, first_topology, fit_topology, shrink
 
 LEAST_HEADS = 1
 
 View = tuple[float, float]
-"""Share of the median scan, and length (mm), that a patch must see."""
+"""Share of the median scan, and length (mm), that are enough for a patch."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ class Plan:
         return self.cost.step_seconds(self.batch_size, self.budget.gflops)
 
     @property
+    def windows(self) -> int:
+        """Of the median scan, when it is segmented."""
+        return count_median_windows(self.topology, self.median_shape)
+
+    @property
     def memory_bytes(self) -> int:
         """Modelled memory of the training, data left out."""
         return self.cost.memory_bytes(self.batch_size, self.budget.device)
@@ -163,6 +168,7 @@ class Plan:
                 "step_seconds": round(self.step_seconds, 3),
                 "memory_bytes": self.memory_bytes,
                 "forward_gflop_per_patch": round(self.cost.flops / 1e9, 2),
+                "windows_per_median_scan": self.windows,
                 "parameters": self.cost.parameters,
             },
             "warnings": list(self.warnings),
@@ -188,7 +194,7 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
     target = target_spacing(spacings, cropped)
     whole = median_shape(spacings, shapes, target.spacing)
     sizes = (len(channels), len(fingerprint.labels))
-    view = least_view(fingerprint, budget)
+    view = enough_view(fingerprint, budget)
     width = choose_width(target.spacing, whole, view, budget, sizes)
     spacing = target.spacing
     if budget.rules.share is not None:
@@ -226,7 +232,7 @@ def make_plan(fingerprint: Fingerprint, budget: Budget) -> Plan:
 
 
 def choose_width(spacing: Triple, shape: Triple, view: View | None, budget: Budget, sizes: tuple[int, int]) -> int:
-    """Channels of the first stage: the widest of the preset with which the smallest patch worth having keeps the time of a step; else the narrowest."""
+    """Channels of the first stage: the widest of the preset with which the patch that is wanted keeps the time of a step; else the narrowest."""
     widths, limit = budget.rules.widths, budget.rules.step_seconds
     patch = _wanted(spacing, shape, view)
     if limit is None:
@@ -248,8 +254,8 @@ def _grouped(warnings: Sequence[str]) -> list[str]:
     return [texts[0] + (f" (and {len(texts) - 1} more like it, in fingerprint.json)" if len(texts) > 1 else "") for texts in groups.values()]
 
 
-def least_view(fingerprint: Fingerprint, budget: Budget) -> View | None:
-    """Share of the median scan, and length (mm), that a patch on a CPU must see; on a GPU, where patches are as large as can be, None."""
+def enough_view(fingerprint: Fingerprint, budget: Budget) -> View | None:
+    """Share of the median scan, and length (mm), that are enough for a patch on a CPU; None on a GPU, where patches are as large as memory allows."""
     return (max(budget.rules.share or 0.0, LOW_RESOLUTION_SHARE), CONTEXT * largest_structure_mm(fingerprint)) if budget.device == "cpu" else None
 
 
@@ -265,11 +271,12 @@ def _filters(topology: Topology, width: int, budget: Budget) -> tuple[int, ...]:
 
 def _fitted(spacing: Triple, shape: Triple, view: View | None, width: int, budget: Budget, sizes: tuple[int, int]) -> Topology:
     """The topology that keeps memory and time with the least batch."""
-    return fit_topology(spacing, shape, _fits(width, budget, sizes), _wanted(spacing, shape, view))
+    wanted, fits = _wanted(spacing, shape, view), _fits(width, budget, sizes)
+    return wanted if fits(wanted) else fit_topology(spacing, shape, fits)
 
 
 def _wanted(spacing: Triple, shape: Triple, view: View | None) -> Topology:
-    """The largest patch worth having; where there is a least view, the smallest with that."""
+    """The largest patch worth having, made smaller to the view that is enough where there is one."""
     largest = first_topology(spacing, shape)
     return largest if view is None else shrink(largest, shape, lambda smaller: sees_enough(smaller, spacing, shape, *view))
 

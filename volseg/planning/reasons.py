@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import degrees
 
-from volseg.planning.planner import Plan, largest_structure_mm, least_view, make_plan, smallest_piece_mm3
+from volseg.planning.planner import Plan, enough_view, largest_structure_mm, make_plan, smallest_piece_mm3
 from volseg.planning.rules.augmentation import CROP_MARGIN, FEW_CASES
 from volseg.planning.rules.budget import CONTEXT, DEFAULT_MEMORY_BYTES, GB, VALIDATION_SHARE, Budget
 from volseg.planning.rules.intensity import Channel
 from volseg.planning.rules.schedule import CPU_STEPS, EPOCH_SECONDS
-from volseg.planning.rules.spacing import SMALLEST_PIECE_VOXELS
+from volseg.planning.rules.spacing import SMALLEST_PIECE_VOXELS, sees_enough
+from volseg.planning.rules.topology import first_topology
 
 TIMES = " x "
 SAME = "the same"
@@ -92,12 +93,7 @@ def _intensity(plan: Plan, number: int, channel: Channel) -> tuple[str, str, str
 def _network(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
     topology, other = plan.topology, peer.topology
     rules, cpu = plan.budget.rules, plan.budget.device == "cpu"
-    smaller, view = "", least_view(plan.fingerprint, plan.budget)
-    if view is not None:
-        share, length = view
-        smaller = (
-            f", then less while it covers {share:.0%} of that scan and is {length:.0f} mm long ({CONTEXT} times the largest structure): small patches teach more in the same time"
-        )
+    if cpu:
         limit = f"a step of {plan.batch_size} takes about {plan.step_seconds:.2f} s (model: {plan.budget.gflops:.0f} GFLOP/s), the limit of this preset is {rules.step_seconds} s"
     else:
         limit = f"training takes about {plan.memory_bytes / GB:.1f} of {plan.budget.memory_bytes / GB:.1f} GB (nnU-Net's estimate)"
@@ -112,7 +108,7 @@ def _network(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         Choice(
             "patch (voxels)",
             _sizes(plan.patch),
-            f"as wide in mm along every axis, not larger than the median scan, a multiple of {_sizes(topology.divisor)}{smaller}; {limit}; "
+            f"as wide in mm along every axis, not larger than the median scan, a multiple of {_sizes(topology.divisor)}{_taken_less(plan)}; {limit}; "
             f"it covers {plan.coverage:.0%} of the median scan",
             _same(_sizes(other.patch), _sizes(plan.patch)),
         ),
@@ -142,6 +138,19 @@ def _network(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
     )
 
 
+def _taken_less(plan: Plan) -> str:
+    """Why a patch on a CPU is smaller than it could be; empty where it is not, or where time set its size."""
+    view = enough_view(plan.fingerprint, plan.budget)
+    largest = first_topology(plan.spacing, plan.median_shape).patch
+    if view is None or plan.patch == largest or not sees_enough(plan.topology, plan.spacing, plan.median_shape, *view):
+        return ""
+    share, length = view
+    return (
+        f"; {_sizes(largest)} would be, but {share:.0%} of that scan and {length:.0f} mm along each axis ({CONTEXT} times the largest structure), or its whole length, are enough, "
+        "and a CPU gets further with more and smaller patches"
+    )
+
+
 def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
     variation, names = plan.variation, AXIS_NAMES
     cases = plan.fingerprint.training
@@ -156,11 +165,12 @@ def _sampling(plan: Plan, peer: Plan) -> tuple[Choice, ...]:
         else "bodies are symmetric from left to right only, and scans are turned to RAS; other mirrors make a short training harder"
     )
     classes = "a label, each equally often" if plan.classes > 2 else "the label"
+    more = "so much more to show that the crop can still be shifted" if plan.budget.device == "cpu" else "more to show"
     return (
         Choice(
             "crop (voxels)",
             _sizes(variation.crop),
-            f"the patch, larger by up to {CROP_MARGIN}, so that image turns in at the corners, where the scan is long enough to shift it by half of what the patch could be",
+            f"the patch, larger by about {CROP_MARGIN} where the scan has {more}, so that image turns in at the corners",
             "larger still, by the diagonal",
         ),
         Choice(

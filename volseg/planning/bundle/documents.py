@@ -28,11 +28,13 @@ def plan_document(plan: Plan, name: str) -> str:
             "## Forecast",
             "",
             *_table(
-                ("of a training step", "modelled"),
+                ("of a training step, and of inference", "modelled"),
                 [
                     ("time", f"{plan.step_seconds:.2f} s" if plan.budget.device == "cpu" else "depends on the GPU"),
                     ("memory, data left out", f"{plan.memory_bytes / GB:.1f} GB"),
                     ("forward pass of a patch", f"{plan.cost.flops / 1e9:.1f} GFLOP"),
+                    ("segmenting the median scan", f"{plan.windows} windows, {plan.windows * plan.cost.flops / 1e9:.0f} GFLOP"),
+                    ("segmenting the median scan", f"{plan.windows} windows, {plan.windows * plan.cost.flops / 1e9:.0f} GFLOP"),
                     ("weights", f"{plan.cost.parameters:,}"),
                 ],
             ),

@@ -31,7 +31,7 @@ OVERSAMPLED = 0.33
 """Share of a batch that is centred on foreground (nnU-Net's oversample_foreground_percent); of a batch of two it is one."""
 
 CROP_MARGIN = 1.25
-"""Patches are cut larger by this factor before they are rotated and scaled, so that what turns in is image, not padding."""
+"""Patches are cut larger by about this factor, where scans are long enough, before they are rotated and scaled, so that what turns in is image, not padding."""
 
 OPPOSITES: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset({"left", "l", "lt", "sinister", "lh"}), frozenset({"right", "r", "rt", "dexter", "rh"})),
@@ -103,7 +103,8 @@ def plan_variation(
     flat = max(patch) / patch[thick] > FLAT
     sided = sided_axes(labels)
     possible = (0, 1, 2) if device == "cuda" or cases < FEW_CASES else (0,)
-    wanted = [edge if flat and axis == thick else _crop_edge(edge, median, step) for axis, (edge, median, step) in enumerate(zip(patch, median_shape, divisor, strict=True))]
+    sizes = enumerate(zip(patch, median_shape, divisor, strict=True))
+    wanted = [edge if flat and axis == thick else _crop_edge(edge, median, step, device) for axis, (edge, median, step) in sizes]
     return Variation(
         crop=(wanted[0], wanted[1], wanted[2]),
         foreground=(batch - round(batch * (1 - OVERSAMPLED))) / batch,
@@ -116,9 +117,13 @@ def plan_variation(
     )
 
 
-def _crop_edge(edge: int, median: float, step: int) -> int:
-    """A larger edge where the median scan is so much longer that the crop can still be shifted half as far as the patch could: one as long as the scan lies in one place only."""
-    return max(edge, min(ceil(edge * CROP_MARGIN / step) * step, int((median + edge) / 2 // step) * step))
+def _crop_edge(edge: int, median: float, step: int, device: Device) -> int:
+    """A larger edge where the median scan has more to show than the patch."""
+    larger = ceil(edge * CROP_MARGIN / step) * step
+    if device == "cpu":
+        # One as long as the scan lies in one place only, and the patch in its middle with it; a crop can still be shifted half as far as the patch could be.
+        return max(edge, min(larger, int((median + edge) / 2 // step) * step))
+    return edge if median <= edge else min(larger, max(edge, ceil(median / step) * step))
 
 
 def sided_axes(labels: Collection[str]) -> tuple[int, ...]:

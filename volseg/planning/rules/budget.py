@@ -67,9 +67,9 @@ class Preset:
     step_seconds : float or None
         Time a step may take; None leaves it open.
     share : float or None
-        Share of the median scan a patch must cover, for which the spacing is coarsened; None keeps the spacing.
+        Share of the median scan a patch must cover, for which the spacing is coarsened; None keeps the spacing. On a CPU a patch that covers it, and a quarter, is not made larger.
     context : float or None
-        How many times as long as the largest structure a patch must be along every axis, for which the spacing is coarsened too; None asks for nothing (nnU-Net).
+        How many times as long as the largest structure a patch must be along every axis, for which the spacing is coarsened too; None does not (nnU-Net).
     """
 
     widths: tuple[int, ...]

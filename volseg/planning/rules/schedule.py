@@ -49,11 +49,14 @@ def plan_schedule(topology: Topology, shape: Triple, batch: int, cost: Cost, val
     else:
         iterations = max(10, min(CUDA_ITERATIONS, round(EPOCH_SECONDS / step / 10) * 10))
         epochs = max(1, round(CPU_STEPS / iterations))
-    # Windows overlap by half: one starts at every half edge.
-    windows = prod(max(1, ceil(2 * size / edge) - 1) for size, edge in zip(shape, topology.patch, strict=True))
-    seconds = validation * windows * cost.step_seconds(1, budget.gflops) / 3
+    seconds = validation * count_median_windows(topology, shape) * cost.step_seconds(1, budget.gflops) / 3
     interval = ceil(seconds / (VALIDATION_SHARE * iterations * step))
     return iterations, epochs, min(max(1, interval), MOST_VAL_INTERVAL, epochs)
+
+
+def count_median_windows(topology: Topology, shape: Triple) -> int:
+    """Windows of the median scan (voxels); they overlap by half, so one starts at every half edge."""
+    return prod(max(1, ceil(2 * size / edge) - 1) for size, edge in zip(shape, topology.patch, strict=True))
 
 
 def cache_rate(shape: Triple, crop: Size, cases: int, channels: int, budget: Budget) -> float:

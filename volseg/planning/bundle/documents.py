@@ -34,7 +34,6 @@ def plan_document(plan: Plan, name: str) -> str:
                     ("memory, data left out", f"{plan.memory_bytes / GB:.1f} GB"),
                     ("forward pass of a patch", f"{plan.cost.flops / 1e9:.1f} GFLOP"),
                     ("segmenting the median scan", f"{plan.windows} windows, {plan.windows * plan.cost.flops / 1e9:.0f} GFLOP"),
-                    ("segmenting the median scan", f"{plan.windows} windows, {plan.windows * plan.cost.flops / 1e9:.0f} GFLOP"),
                     ("weights", f"{plan.cost.parameters:,}"),
                 ],
             ),
